@@ -33,6 +33,7 @@ from signedwire.errors import (
 )
 from signedwire.transport.core import NodeCore
 from signedwire.types import DeliveryState, Did, PayloadType, Priority, Reason
+from signedwire.wire.header import VOLATILE
 
 __all__ = ["Sending", "wait_for_room"]
 
@@ -176,6 +177,7 @@ class Sending:
         *,
         subject: str = "",
         is_bulk: bool = False,
+        is_durable: bool = True,
     ) -> list[OutgoingMessage]:
         """Return a message for each payload.
 
@@ -189,8 +191,10 @@ class Sending:
             payload_type_of(payload_type),
             subject=as_subject(subject),
             is_bulk=is_bulk,
+            is_durable=is_durable,
         )
-        options.home, options.has_store = self._core.runtime.home, self._has_store
+        options.home = self._core.runtime.home
+        options.has_store = self._has_store and is_durable
         return [
             OutgoingMessage(
                 options, message_id, payload if type(payload) is bytes else as_bytes(payload)
@@ -211,24 +215,25 @@ class Sending:
                     message.raise_if_failed()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await wait_for_room(self._core, message.recipient, message.priority)
+                    await wait_for_room(self._core, message.recipient, message.options.stream)
                 return
 
     def _sender(self, message: OutgoingMessage) -> PeerSender:
         return self._endpoint.sessions.session(message.recipient).sender
 
 
-async def wait_for_room(core: NodeCore, did: Did, priority: int) -> None:
-    """Wait until a message of this priority can be queued for a peer, or the node is closed.
+async def wait_for_room(core: NodeCore, did: Did, stream: int) -> None:
+    """Wait until a message of this stream can be queued for a peer, or the node is closed.
 
     Call it in the node's event loop. It may be cancelled.
     """
     loop = asyncio.get_running_loop()
-    store, sender = core.context.store, core.endpoint.sessions.session(did).sender
-    while core.runtime.is_open and not store.has_room(sender, priority):
+    is_durable, sender = stream < VOLATILE, core.endpoint.sessions.session(did).sender
+    store = core.context.store_of(is_durable=is_durable)
+    while core.runtime.is_open and not store.has_room(sender, stream):
         room = loop.create_future()
         wake = future_waker(loop, room)
-        if not store.when_room(sender, wake):
+        if not store.when_room(sender, wake, is_durable=is_durable):
             return
         try:
             await room

@@ -70,6 +70,8 @@ class Reason(enum.StrEnum):
     """The message waited `unmet_max_age` for a peer without a route that never had a link."""
     CLOSED = "closed"
     """The node was closed before the message was written."""
+    UNKNOWN_OUTCOME = "unknown outcome"
+    """The volatile message was written, and the peer has restarted since: it may have arrived."""
     REFUSED = "refused"
     """The peer's application refused the message."""
     INBOX_FULL = "inbox full"

@@ -169,9 +169,9 @@ class PeerStatus:
     overdue: float | None = None
     """Seconds that the oldest message in flight has waited for its answer, if that is more than
     `ping_interval`; else `None`. After `answer_timeout` the node closes the link."""
-    send_window: Credit | None
-    """Messages and bytes that the peer accepts now, with the Critical lane apart; v2 only. `None`
-    without an open v2 link."""
+    send_window: tuple[Credit, ...] | None
+    """Messages and bytes that the peer accepts now, of durable messages from Low to Critical, then
+    of volatile ones; v2 only. `None` without an open v2 link."""
     failed_attempts: int
     """Number of failed attempts to connect since the start of the node."""
     dropped: Mapping[Reason, int]

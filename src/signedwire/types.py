@@ -375,42 +375,24 @@ def is_subject_text(text: str) -> bool:
 
 
 class Credit(NamedTuple):
-    """Numbers of messages and bytes: the credit of a link, what is used, or what is left of it."""
+    """Messages and bytes: the credit of a stream, the part that is used, or the rest."""
 
     messages: int
-    """Number of messages in the lanes below Critical."""
+    """Number of messages."""
     bytes: int
     """Bytes of those messages."""
-    critical_messages: int
-    """Number of messages in the Critical lane, which has its own credit."""
-    critical_bytes: int
-    """Bytes of the messages in the Critical lane."""
 
-    def plus(self, messages: int, size: int, *, is_critical: bool) -> Credit:
-        """Return the sum with further messages and bytes, of Critical or of the other lanes."""
-        if is_critical:
-            return Credit(
-                self.messages, self.bytes, self.critical_messages + messages, self[3] + size
-            )
-        return Credit(self.messages + messages, self.bytes + size, self[2], self[3])
+    def plus(self, messages: int, size: int) -> Credit:
+        """Return the sum with further messages and bytes."""
+        return Credit(self.messages + messages, self.bytes + size)
 
     def minus(self, used: Credit) -> Credit:
         """Return the difference to `used`."""
-        return Credit(
-            self.messages - used.messages,
-            self.bytes - used.bytes,
-            self.critical_messages - used.critical_messages,
-            self.critical_bytes - used.critical_bytes,
-        )
+        return Credit(self.messages - used.messages, self.bytes - used.bytes)
 
     def exceeds(self, limit: Credit) -> bool:
-        """Whether any of the four figures is above that of `limit`."""
-        return (
-            self.messages > limit.messages
-            or self.bytes > limit.bytes
-            or self.critical_messages > limit.critical_messages
-            or self.critical_bytes > limit.critical_bytes
-        )
+        """Whether one of the figures is above that of `limit`."""
+        return self.messages > limit.messages or self.bytes > limit.bytes
 
 
 class Priority(enum.IntEnum):

@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager
 from typing import Final
 from weakref import WeakValueDictionary
 
-from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.store import OutgoingRow
 from signedwire.types import Did, Priority
 from signedwire.wire.header import epoch_of
@@ -67,7 +67,7 @@ class BacklogCursor:
         return None
 
     def commit(
-        self, message: OutgoingMessage, lanes: Lanes[OutgoingMessage], epoch: int | None
+        self, message: OutgoingMessage, lanes: SendQueue[OutgoingMessage], epoch: int | None
     ) -> None:
         """Put a committed message into its lane, or drop its bytes: its row is loaded later.
 

@@ -135,7 +135,7 @@ class Endpoint:
             link.close(link_frames.CLOSE_UNAVAILABLE, "the store has failed")
             self._host.drop(Reason.STORE_FAILED, session.did)
             return False
-        if not session.receiver.begin(hello.epoch):
+        if not session.receiver.begin(hello.epochs):
             link.close(link_frames.CLOSE_STALE_EPOCH, "the epoch is older than one used before")
             self._host.drop(Reason.STALE_EPOCH, session.did)
             return False
@@ -155,7 +155,12 @@ class Endpoint:
             text = "the HELLO names the last epoch, so no newer one can begin"
             link.close(link_frames.CLOSE_PROTOCOL_ERROR, text)
         elif verdict is LinkVerdict.PEER_IS_AHEAD:
-            session.restart_stream(hello, self.sessions.new_stream(session, hello.known_epoch + 1))
+            known, new_stream = hello.known_epochs, self.sessions.new_stream
+            if session.is_volatile_behind(hello):
+                session.restart_volatile(new_stream(session, known.volatile + 1, is_durable=False))
+            if session.is_durable_behind(hello):
+                stream = new_stream(session, known.durable + 1, is_durable=True)
+                session.restart_durable(hello, stream)
             link.close(link_frames.CLOSE_STALE_EPOCH, "reconnecting with a newer epoch")
         elif verdict is LinkVerdict.HELLO_IS_STALE:
             link.close(link_frames.CLOSE_STALE_EPOCH, "a newer epoch has begun since its HELLO")
@@ -165,6 +170,7 @@ class Endpoint:
             self.sessions.touch(session)
             if had_link:
                 self._requeue_unanswered(session, is_fault=False)
+            session.end_unknown(hello)
             session.announce(link)
             link.pump()
 
@@ -201,7 +207,7 @@ class Endpoint:
         # another link may still open.
         is_durable = self.context.store.is_durable
         if self.context.has_closed_links or not (self._host.is_open or is_durable):
-            unanswered = session.sender.stream.take_unanswered()
+            unanswered = session.sender.streams.take_unanswered()
             session.sender.give_up_many(unanswered, Reason.CLOSED, "written, but no receipt came")
             return
         # A dialed link without one answer was a failed attempt, which its dialer has counted
@@ -336,7 +342,7 @@ class Endpoint:
         self, session: PeerSession, *, is_fault: bool, cause: Cause = BROKE
     ) -> None:
         """Queue again the messages that a link has taken and its peer has not answered."""
-        messages = session.sender.stream.take_unanswered()
+        messages = session.sender.streams.take_unanswered()
         self.requeue(session, messages, is_fault=is_fault, cause=cause)
 
     # -- denials --------------------------------------------------------------------------

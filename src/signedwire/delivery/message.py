@@ -43,6 +43,7 @@ from signedwire.wire.header import (
     message_id_of,
     payload_start,
     sequence_of,
+    stream_of,
     subject_of,
     timestamp_of,
 )
@@ -198,7 +199,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
 
     @property
     def durable(self) -> bool:
-        """Whether the sender has the message in a store, so that a crash does not lose it."""
+        """Whether stores keep the message: that of the sender, and that of this node."""
         return not isinstance(self._signature, bytes) and is_durable(self._body)
 
     @property
@@ -295,6 +296,11 @@ class IncomingMessage(Message):
                 object, so no property gives it a sender that nothing proves.
         """
         return is_key_denied(self._body[SENDER])
+
+    @property
+    def stream(self) -> int:
+        """The stream of a v2 message; see `wire.header`."""
+        return stream_of(self._body)
 
     @property
     def index(self) -> int:
@@ -480,6 +486,7 @@ class OutgoingMessage(Receipt):
             expires_at,
             PayloadType(body[PAYLOAD_TYPE]),
             is_bulk=self.options.is_bulk,
+            is_durable=is_durable(body),
             queued_at_us=self.queued_at_us,
         )
         self.options.home, self.options.has_store = home, True

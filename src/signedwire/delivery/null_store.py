@@ -42,7 +42,7 @@ class NullStore:
             BackpressureError: the queue is full.
         """
         (message,) = messages
-        if queue.lanes.put(message, message.options.priority):
+        if queue.lanes.put(message, message.options.stream):
             return 1
         if not is_patient:
             self._host.drop_refused(queue.did, queue.dropped)
@@ -54,11 +54,13 @@ class NullStore:
             "Send slower, or `await node.send(…)`, which waits for room",
         )
 
-    def has_room(self, queue: MessageQueue, priority: int) -> bool:
-        return queue.lanes.has_room(priority)
+    def has_room(self, queue: MessageQueue, stream: int) -> bool:
+        return queue.lanes.has_room(stream)
 
-    def when_room(self, queue: MessageQueue, wake: Callable[[], None]) -> bool:
-        return queue.when_room(wake)
+    def when_room(
+        self, queue: MessageQueue, wake: Callable[[], None], *, is_durable: bool = True
+    ) -> bool:
+        return queue.when_room(wake, is_durable=is_durable)
 
     def forget_room(self, queue: MessageQueue, wake: Callable[[], None]) -> None:
         queue.forget_room(wake)

@@ -11,8 +11,6 @@ links of the peer.
 from __future__ import annotations
 
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
 from typing import Final, NamedTuple
 
 from signedwire.delivery.answer_queue import AnswerQueue
@@ -25,14 +23,13 @@ from signedwire.delivery.store import IncomingRow, Marks, OnCommit, RememberedLe
 from signedwire.errors import ClosedError, StoreError, StoreFailedError
 from signedwire.logs import fields
 from signedwire.types import Credit, Did, Priority, Reason, unix_time_us
-from signedwire.wire.header import PRIORITY, expiry_of
-from signedwire.wire.link_frames import CLOSE_DENIED, CLOSE_UNAVAILABLE, Refusal
+from signedwire.wire.header import VOLATILE, expiry_of, stream_of
+from signedwire.wire.link_frames import CLOSE_DENIED, CLOSE_UNAVAILABLE, Epochs, Refusal
 from signedwire.wire.session import BatchFailed, BatchReceived
 
 __all__ = ["PeerReceiver"]
 
 _CRITICAL: Final = int(Priority.CRITICAL)
-_lane_of: Final = attrgetter("lane")
 _MORE_REMEMBERED: Final = 1024
 """Number of messages remembered beyond the credit, for late answers of the application."""
 
@@ -41,8 +38,8 @@ class _PendingBatch(NamedTuple):
     """A received batch until it is committed."""
 
     link: LinkPort
-    lane: int
-    """Lane of the first message. A batch is all Critical, or has nothing Critical."""
+    stream: int
+    """Stream of the batch."""
     new: list[IncomingMessage]
     """Messages to deliver."""
     roots: list[bytes]
@@ -72,14 +69,15 @@ class PeerReceiver:
         self._window = RecvWindow(config, context.budget)
         critical = max(1, config.critical_reserve)
         # A link that ends has lost the answers to no more messages than the credit.
-        most_answers = config.credit_messages + critical + _MORE_REMEMBERED
-        self.stream = ReceiveStream(
-            bytes(us),
-            bytes(did),
-            max(config.credit_messages, critical) + _MORE_REMEMBERED,
-            most_answers,
+        most = max(config.credit_messages, critical) + _MORE_REMEMBERED
+        most_answers = 3 * config.credit_messages + critical + _MORE_REMEMBERED
+        self.durable = ReceiveStream(bytes(us), bytes(did), most, most_answers)
+        """The durable messages, which a store keeps."""
+        self.volatile = ReceiveStream(bytes(us), bytes(did), most, most_answers)
+        """The volatile messages, which are in memory alone."""
+        self.answers = AnswerQueue(
+            context, did, self.durable, self.volatile, self._window, most_answers
         )
-        self.answers = AnswerQueue(context, did, self.stream, self._window, most_answers)
         """Answers and credit for the peer."""
         self._has_delivered = False
         # Batches that came before the store has loaded the remembered leaves; `None`: it has.
@@ -92,7 +90,7 @@ class PeerReceiver:
         if not marks.epoch:
             return
         self._has_delivered = True
-        self.stream.restore(marks.epoch, marks.lanes)
+        self.durable.restore(marks.epoch, marks.lanes)
         self._unjudged = []
         if not self._context.inbox_store.load_leaves(
             self.did, partial(self._on_loaded, marks.epoch)
@@ -102,11 +100,11 @@ class PeerReceiver:
     def _on_loaded(self, epoch: int, known: RememberedLeaves | None) -> None:
         unjudged, self._unjudged = self._unjudged, None
         # `None`: the store has failed. `receive()` closes the links for that.
-        if known is not None and epoch == self.stream.epoch:
-            self.stream.remember(*known)
+        if known is not None and epoch == self.durable.epoch:
+            self.durable.remember(*known)
         for batch, link in unjudged or ():
-            lane, count, size = _measure(batch)
-            self._window.add_uncommitted(lane, -count, -size)
+            stream, count, size = _measure(batch)
+            self._window.add_uncommitted(stream, -count, -size)
             if not link.state.is_over:
                 self.receive(batch, unix_time_us(), link)
         self.answers.flush_soon()  # the batches of links that have ended use no credit now
@@ -114,7 +112,7 @@ class PeerReceiver:
     @property
     def weight(self) -> int:
         """Approximate memory of the receiver while the peer is away, in bytes."""
-        return 2048 + self.stream.weight + self.answers.weight
+        return 4096 + self.durable.weight + self.volatile.weight + self.answers.weight
 
     @property
     def has_links(self) -> bool:
@@ -138,19 +136,14 @@ class PeerReceiver:
 
     # -- links ----------------------------------------------------------------------------
 
-    @property
-    def is_durable(self) -> bool:
-        """Whether a store commits messages before their receipts are queued."""
-        return self._context.inbox_store.is_durable
+    def first_credit(self) -> tuple[Credit, ...]:
+        """Return the credit to grant in a HELLO, by stream."""
+        return self._window.first_credit(self.answers)
 
-    def recv_window(self) -> Credit:
-        """Return the credit to grant now."""
-        return self._window.credit(self.answers)
-
-    def begin(self, epoch: int) -> bool:
-        """Note the epoch of the peer's HELLO; `False` for one older than the latest."""
-        before = self.stream.epoch
-        if not self.stream.begin(epoch):
+    def begin(self, epochs: Epochs) -> bool:
+        """Note the epochs of the peer's HELLO; `False` if one is older than the latest."""
+        before = self.epochs
+        if any(new < known for new, known in zip(epochs, before, strict=True)):
             self._host.log.warning(
                 "%s linked with an older state than the one known, and the link was refused: "
                 "two processes use its key, or its clock went back",
@@ -158,18 +151,28 @@ class PeerReceiver:
                 extra=fields("older state", peer=self.did),
             )
             return False
-        if epoch != before:
-            self.answers.restart()
+        if epochs.durable != before.durable:
+            self.durable.begin(epochs.durable)
+            self.answers.restart(is_durable=True)
             self._context.inbox_store.began(self.did, self._marks())
+        if epochs.volatile != before.volatile:
+            self.volatile.begin(epochs.volatile)
+            self.answers.restart(is_durable=False)
         return True
 
     @property
-    def hello_marks(self) -> tuple[int, int, int, int]:
-        """The marks that a HELLO may name: with a store, those that are committed."""
-        return self._context.inbox_store.hello_marks(self.did, self._marks())
+    def epochs(self) -> Epochs:
+        """The latest epochs of the peer; 0: none."""
+        return Epochs(self.durable.epoch, self.volatile.epoch)
+
+    @property
+    def hello_marks(self) -> tuple[int, ...]:
+        """The marks that a HELLO may name: with a store, the committed ones of durable streams."""
+        durable = self._context.inbox_store.hello_marks(self.did, self._marks())
+        return *durable, *self.volatile.marks_now()
 
     def _marks(self) -> Marks:
-        return Marks(self.stream.epoch, self.stream.marks_now())
+        return Marks(self.durable.epoch, self.durable.marks_now())
 
     def link_granted(self, link: LinkPort) -> None:
         """Count the credit that the HELLO of a link has granted."""
@@ -202,13 +205,15 @@ class PeerReceiver:
         if log is not None and log.failure is not None:
             link.close(CLOSE_UNAVAILABLE, "the evidence log has failed")
             return
-        if self._unjudged is not None:
+        stream = stream_of(batch.bodies[0])
+        if self._unjudged is not None and stream < VOLATILE:
             self._unjudged.append((batch, link))
             self._window.add_uncommitted(*_measure(batch))
             return
         config = self._host.config
         admit = context.policies.admit_v2 if context.policies else None
-        arrivals = self.stream.arrived(batch, config.max_payload_size, now_us, self, admit)
+        half = self.durable if stream < VOLATILE else self.volatile
+        arrivals = half.arrived(batch, config.max_payload_size, now_us, self, admit)
         repeats = len(arrivals.duplicates) + len(arrivals.invalid) + len(arrivals.late)
         link.note_arrivals(len(arrivals.new), repeats)
         if arrivals.duplicates:
@@ -217,16 +222,20 @@ class PeerReceiver:
             for refusal in arrivals.refusals:
                 self._host.drop(refusal.reason, self.did)
             self.answers.refuse(arrivals.refusals)
-        self._store(batch, arrivals, link)
+        self._store(stream, batch, arrivals, link)
 
-    def _store(self, batch: BatchReceived, arrivals: Arrivals, link: LinkPort) -> None:
-        """Have the store commit a batch, and the evidence log; `_on_committed()` goes on."""
-        store, log, new = self._context.inbox_store, self._context.evidence, arrivals.new
+    def _store(self, stream: int, batch: BatchReceived, arrivals: Arrivals, link: LinkPort) -> None:
+        """Have the store commit a batch, and the evidence log; `_on_committed()` goes on.
+
+        The store commits durable messages alone.
+        """
+        context, new = self._context, arrivals.new
+        store, log = context.inbox_store_of(is_durable=stream < VOLATILE), context.evidence
         uncommitted, full = (0, 0), []
         if len(new) < len(batch.bodies):
-            uncommitted = self._hold(batch, new)
+            uncommitted = self._hold(stream, batch, new)
         if new:
-            self._window.add_to_inbox(new)
+            self._window.add_to_inbox(stream, new)
             self._has_delivered = True
             fitting = store.inbox_room(self.did, new)
             if fitting < len(new):
@@ -243,8 +252,7 @@ class PeerReceiver:
             roots, leaves = [batch.root], []
         else:
             roots, leaves = [], arrivals.leaves
-        lane = batch.bodies[0][PRIORITY]
-        pending = _PendingBatch(link, lane, new, roots, leaves, arrivals.duplicates, uncommitted)
+        pending = _PendingBatch(link, stream, new, roots, leaves, arrivals.duplicates, uncommitted)
         on_commit: OnCommit = partial(self._on_committed, pending)
         if log is not None:
             on_commit = log.after(new, on_commit)
@@ -254,15 +262,17 @@ class PeerReceiver:
             # The store's thread has failed just now. No receipt is sent, so the batch comes again.
             self._undo(pending)
 
-    def _hold(self, batch: BatchReceived, new: list[IncomingMessage]) -> tuple[int, int]:
+    def _hold(
+        self, stream: int, batch: BatchReceived, new: list[IncomingMessage]
+    ) -> tuple[int, int]:
         """Count messages that are not new, which also use credit until they are receipted.
 
         Otherwise a sender that keeps reconnecting while the disk is slow could exceed its
         window.
         """
-        lane, count, size = _measure(batch)
+        _, count, size = _measure(batch)
         count, size = count - len(new), size - sum([message.size for message in new])
-        self._window.add_uncommitted(lane, count, size)
+        self._window.add_uncommitted(stream, count, size)
         return count, size
 
     def _refuse_for_room(self, batch: BatchReceived, messages: list[IncomingMessage]) -> list[int]:
@@ -274,7 +284,7 @@ class PeerReceiver:
             Places of the messages in the batch, also where it has one of them twice.
         """
         for message in messages:
-            self.stream.refuse(message.leaf, message.lane)
+            self.durable.refuse(message.leaf, message.lane)
             self._host.drop(Reason.INBOX_FULL, self.did)
             self._window.remove_from_inbox(message)
         self.answers.refuse([Refusal(message.leaf, Reason.INBOX_FULL) for message in messages])
@@ -288,9 +298,15 @@ class PeerReceiver:
         link = pending.link
         self._release(pending)
         self._deliver(pending.new)
-        link.queue_receipts(pending.roots, pending.leaves, is_urgent=pending.lane == _CRITICAL)
+        is_durable = pending.stream < VOLATILE
+        link.queue_receipts(
+            pending.roots,
+            pending.leaves,
+            is_committed=is_durable and self._context.inbox_store.is_durable,
+            is_urgent=pending.stream % VOLATILE == _CRITICAL,
+        )
         if pending.duplicates:
-            self.answers.resend(pending.duplicates)
+            self.answers.resend(pending.duplicates, is_durable=is_durable)
         link.batch_settled()
 
     def _undo(self, pending: _PendingBatch) -> None:
@@ -304,7 +320,7 @@ class PeerReceiver:
     def _release(self, pending: _PendingBatch) -> None:
         count, size = pending.uncommitted
         if count:
-            self._window.add_uncommitted(pending.lane, -count, -size)
+            self._window.add_uncommitted(pending.stream, -count, -size)
             self.answers.flush_soon()
 
     def restore(self, row: IncomingRow) -> None:
@@ -312,7 +328,7 @@ class PeerReceiver:
         message = IncomingMessage(row.body, row.batch, row.place, expiry_of(row.body), self)
         message.redelivered = True
         message.row = row.id
-        self._window.add_to_inbox([message])
+        self._window.add_to_inbox(message.stream, [message])
         self._has_delivered = True
         log = self._context.evidence
         if log is None:
@@ -331,15 +347,13 @@ class PeerReceiver:
             return
         self._host.counters.messages_received += len(messages)
         is_known = self.did in context.known
-        if len(set(map(_lane_of, messages))) == 1:  # the usual case
+        if messages:  # all of one lane, as a batch is
             context.inbox.add_many(messages, messages[0].lane, self.did, is_known)
-            return
-        for lane, those in groupby(messages, _lane_of):
-            context.inbox.add_many(list(those), lane, self.did, is_known)
 
     def failed(self, batch: BatchFailed) -> list[Refusal]:
         """Return the refusals for a batch whose signature does not fit; none is accepted."""
-        refusals = self.stream.failed(batch)
+        refusals = self.durable.failed(batch)
+        self._window.look_at(stream_of(batch.bodies[0]))
         self._host.drop(Reason.BAD_SIGNATURE, self.did, count=len(refusals))
         return refusals
 
@@ -361,5 +375,5 @@ class PeerReceiver:
 
 
 def _measure(batch: BatchReceived) -> tuple[int, int, int]:
-    """Return the lane of the first message, and the numbers of messages and bytes of a batch."""
-    return batch.bodies[0][PRIORITY], len(batch.bodies), sum(map(len, batch.bodies))
+    """Return the stream of a batch, and the numbers of its messages and bytes."""
+    return stream_of(batch.bodies[0]), len(batch.bodies), sum(map(len, batch.bodies))

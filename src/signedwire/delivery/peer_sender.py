@@ -11,15 +11,17 @@ from typing import Final
 
 from signedwire import clock
 from signedwire.delivery.advice import late_by_the_peer
-from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.ports import DialerPort, Timer
 from signedwire.delivery.receipt import Receipt, advance_all
+from signedwire.delivery.room_waiters import RoomWaiters
+from signedwire.delivery.send_queue import SendQueue
+from signedwire.delivery.send_streams import SendStreams
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.streams import SendStream
 from signedwire.errors import Cause, FailureKind
 from signedwire.events import MessageRefused
-from signedwire.types import Credit, DeliveryState, Did, Priority, Reason, unix_time_us
+from signedwire.types import Credit, DeliveryState, Did, Reason, unix_time_us
 from signedwire.wire.clock_offset import ClockOffset
 from signedwire.wire.link_frames import REFUSED_ENVELOPES, Receipts
 from signedwire.wire.session import SentBatch
@@ -43,7 +45,7 @@ class PeerSender:
         context: The parts that all sessions share.
         did: The peer's DID.
         lanes: The queue.
-        stream: The numbers and receipts of messages sent over v2.
+        streams: The numbers and receipts of messages sent over v2.
     """
 
     __slots__ = (
@@ -51,7 +53,6 @@ class PeerSender:
         "_dead",
         "_deadlines",
         "_host",
-        "_is_room_watched",
         "_room_waiters",
         "dialer",
         "did",
@@ -59,21 +60,21 @@ class PeerSender:
         "failures",
         "is_scheduled",
         "lanes",
-        "stream",
+        "streams",
     )
 
     def __init__(
         self,
         context: SessionContext,
         did: Did,
-        lanes: Lanes[OutgoingMessage],
-        stream: SendStream,
+        lanes: SendQueue[OutgoingMessage],
+        streams: SendStreams,
     ) -> None:
         self._context = context
         self._host = context.host
         self.did = did
         self.lanes = lanes
-        self.stream = stream
+        self.streams = streams
         """The numbers and receipts of messages sent over v2."""
         self.dialer: DialerPort | None = None
         """The dialer that connects to the peer; `None`: there was no message to send yet."""
@@ -86,13 +87,11 @@ class PeerSender:
         self._deadlines: dict[OutgoingMessage, Timer] = {}
         self._dead: list[tuple[OutgoingMessage, str | None]] = []
         """Messages for `_end_dead()`; with each, its error if it is too large."""
-        self._room_waiters: list[Callable[[], None]] = []
-        self._is_room_watched = False
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of new numbers."""
-        return self.stream.epoch
+        # For durable messages, and for volatile ones.
+        self._room_waiters = (
+            RoomWaiters(lanes, is_durable=True),
+            RoomWaiters(lanes, is_durable=False),
+        )
 
     @property
     def has_messages(self) -> bool:
@@ -101,53 +100,37 @@ class PeerSender:
 
     # -- room -----------------------------------------------------------------------------
 
-    def when_room(self, wake: Callable[[], None]) -> bool:
-        """Call `wake` once, when half of the queue is empty; `False` if it is empty already.
+    def when_room(self, wake: Callable[[], None], *, is_durable: bool) -> bool:
+        """Call `wake` once, when half of the slots are empty; `False` if they are already.
 
-        The queue has one wake-up for all callers.
+        Those are the slots for durable messages, or for volatile ones.
         """
-        if not self._is_room_watched:
-            if not self.lanes.when_room(self._on_room):
-                return False
-            self._is_room_watched = True
-        self._room_waiters.append(wake)
-        return True
+        return self._room_waiters[not is_durable].add(wake)
 
     def forget_room(self, wake: Callable[[], None]) -> None:
         """Withdraw a wake-up of `when_room()`."""
-        if wake in self._room_waiters:
-            self._room_waiters.remove(wake)
-
-    def _on_room(self) -> None:
-        self._is_room_watched = False
-        wakes, self._room_waiters = self._room_waiters, []
-        for wake in wakes:
-            wake()
+        for waiters in self._room_waiters:
+            waiters.remove(wake)
 
     # -- writing --------------------------------------------------------------------------
 
     def next_batch(
-        self,
-        send_window: Credit,
-        largest: int,
-        max_bytes: int,
-        above: int = -1,
-        below: int = Priority.CRITICAL + 1,
+        self, stream: int, credit: Credit, largest: int, max_bytes: int
     ) -> list[OutgoingMessage]:
-        """Take the messages of the next batch from the queue, and number them.
+        """Take the messages of the next batch of a stream from the queue, and number them.
 
         Args:
-            send_window: The credit that is left.
+            stream: The stream.
+            credit: The credit of the stream that is left.
             largest: Size in bytes of the largest payload that the peer accepts.
             max_bytes: Size in bytes of the largest batch that the peer accepts.
-            above, below: Only the lanes between these priorities are looked at.
         """
-        stream = self.stream
-        if not self.lanes or self._context.store.look_at_clock():
+        streams = self.streams
+        if not self.lanes.lane(stream) or self._context.store.look_at_clock():
             return []
         if self._context.access.denies(self.did):
             return []  # the endpoint ends the queue in the next turn of the loop
-        if stream.in_flight >= _MAX_IN_FLIGHT or stream.in_flight_bytes >= _MAX_IN_FLIGHT_BYTES:
+        if streams.in_flight >= _MAX_IN_FLIGHT or streams.in_flight_bytes >= _MAX_IN_FLIGHT_BYTES:
             return []  # the link calls again at the next receipt
 
         def end_if_dead(message: OutgoingMessage) -> bool:
@@ -157,13 +140,11 @@ class PeerSender:
             self.end_soon(message, largest, cause)
             return True
 
-        return stream.next_batch(
-            self.lanes, send_window, end_if_dead, largest, max_bytes, above, below
-        )
+        return streams.take_batch(self.lanes, stream, credit, end_if_dead, largest, max_bytes)
 
     def sent(self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]) -> None:
         """Note that a link has taken the batch of these messages."""
-        self.stream.sent(batch, messages, bodies)
+        self.streams.sent(batch, messages, bodies)
         # Before the operating system has them: they may arrive even if the link ends now.
         self._context.store.written(self.did, messages)
 
@@ -188,7 +169,7 @@ class PeerSender:
             (exhausted if self._is_exhausted(message) else waiting).append(message)
         # Into the lanes first: what follows calls the application, which must find each message
         # in its place.
-        self.lanes.put_back((message, message.priority) for message in waiting)
+        self.lanes.put_back((message, message.options.stream) for message in waiting)
         # Messages that were in the lanes were queued later, so they have not failed more often.
         self.give_up_many(exhausted, Reason.ATTEMPTS_EXHAUSTED, cause)
         back = [each for each in waiting if each.state is not DeliveryState.ACCEPTED]
@@ -211,7 +192,7 @@ class PeerSender:
         raw = receipts.statement + receipts.signature
         if receipts.kind == REFUSED_ENVELOPES:
             return self._refused(receipts, raw, clock_offset)
-        accepted = self.stream.receipts(receipts, raw)
+        accepted = self.streams.receipts(receipts, raw)
         self._context.store.settled(self.did, accepted)
         self.forget_deadlines(accepted)
         if not accepted:
@@ -223,7 +204,7 @@ class PeerSender:
 
     def _refused(self, receipts: Receipts, raw: bytes, clock_offset: ClockOffset | None) -> bool:
         """Apply refusals; return whether a message was waiting for one."""
-        refused = self.stream.refused(receipts, raw)
+        refused = self.streams.refused(receipts, raw)
         reason, text = receipts.reason or Reason.REFUSED, receipts.explanation
         self._context.store.refused(self.did, refused, reason, text)
         is_late = reason is Reason.EXPIRED
@@ -240,7 +221,12 @@ class PeerSender:
 
     def abandon(self, reason: Reason, detail: str) -> None:
         """Note in the receipts of accepted messages that no further answer will come."""
-        for receipt in self.stream.followed():
+        for half in (self.streams.durable, self.streams.volatile):
+            self.abandon_half(half, reason, detail)
+
+    def abandon_half(self, half: SendStream, reason: Reason, detail: str) -> None:
+        """Note this in the receipts of durable messages alone, or of volatile ones."""
+        for receipt in half.followed():
             receipt.abandon(reason, detail)
 
     # -- how messages end -------------------------------------------------------------------

@@ -25,7 +25,8 @@ from signedwire.stats import PeerStatus
 from signedwire.types import Did, PeerState, Priority, Reason, Target
 from signedwire.wire import link_frames
 from signedwire.wire.clock_offset import ClockOffset
-from signedwire.wire.link_frames import Hello, Receipts
+from signedwire.wire.header import VOLATILE
+from signedwire.wire.link_frames import Epochs, Hello, Receipts
 from signedwire.wire.session import Closed
 
 __all__ = ["EndedLink", "LinkVerdict", "PeerSession"]
@@ -33,6 +34,7 @@ __all__ = ["EndedLink", "LinkVerdict", "PeerSession"]
 _RETURN_GRACE: Final = 5.0
 """Seconds that messages wait for a peer that can only be reached when it dials us."""
 
+_UNKNOWN: Final = Epochs(0, 0)
 _EXCUSED_ENDS: Final = 3
 """Orderly ends in a row without one answer that are excused. Each further one is an attempt."""
 
@@ -83,7 +85,7 @@ class PeerSession:
         "_orderly_ends",
         "_receiver",
         "_sender",
-        "_their_epoch",
+        "_their_epochs",
         "denies_us",
         "did",
         "hang_ups",
@@ -122,7 +124,7 @@ class PeerSession:
         self.denies_us = False
         """Whether the peer closed the last link, or refused the last dial, as denied."""
         self._orderly_ends = 0
-        self._their_epoch = 0
+        self._their_epochs = _UNKNOWN
         self.return_timer: Timer | None = None
         """The timer of `wait_for_return()`; `None`: it does not run."""
         self.since = clock.monotonic()
@@ -186,28 +188,29 @@ class PeerSession:
         return Hello(
             min_version=link_frames.VERSION,
             max_version=link_frames.VERSION,
-            epoch=self.sender.epoch,
             features=0,
-            max_batch_bytes=link_frames.MAX_BATCH_BYTES,
             max_payload_size=config.max_payload_size,
-            credit=self.receiver.recv_window(),
-            known_epoch=self.receiver.stream.epoch,
+            max_batch_bytes=link_frames.MAX_BATCH_BYTES,
+            epochs=self.sender.streams.epochs,
+            known_epochs=self.receiver.epochs,
             marks=self.receiver.hello_marks,
+            credit=self.receiver.first_credit(),
         )
 
     def judge(self, link: LinkPort, hello: Hello) -> LinkVerdict:
         """Decide about a link whose HELLO has come. Changes nothing."""
-        if self.did == self._context.us and hello.epoch == self.sender.epoch:
-            return LinkVerdict.OURSELVES  # with another epoch, it is another process with our key
+        ours = self.sender.streams.epochs
+        if self.did == self._context.us and hello.epochs.volatile == ours.volatile:
+            return LinkVerdict.OURSELVES  # with another one, it is another process with our key
         old = self.link
         # If the peer has begun a newer epoch, it has lost the old link.
-        if old is not None and old.state.their_epoch == hello.epoch and self._keeps(old, link):
+        if old is not None and old.state.their_epochs == hello.epochs and self._keeps(old, link):
             return LinkVerdict.DUPLICATE
-        if hello.known_epoch >= link_frames.MAX_EPOCH:
+        if max(hello.known_epochs) >= link_frames.MAX_EPOCH:
             return LinkVerdict.NO_EPOCH_LEFT
-        if self._is_peer_ahead(hello):
+        if self.is_durable_behind(hello) or self.is_volatile_behind(hello):
             return LinkVerdict.PEER_IS_AHEAD
-        if link.state.our_epoch != self.sender.epoch:
+        if link.state.our_epochs != ours:
             return LinkVerdict.HELLO_IS_STALE
         return LinkVerdict.USE
 
@@ -221,11 +224,16 @@ class PeerSession:
             return False
         return old.state.is_dialed == (self._context.us < self.did)
 
-    def _is_peer_ahead(self, hello: Hello) -> bool:
-        """Whether the peer has received more from our key than this node has ever sent."""
-        if hello.known_epoch != self.sender.epoch:
-            return hello.known_epoch > self.sender.epoch
-        return self._context.store.is_ahead(self.did, hello.marks)
+    def is_durable_behind(self, hello: Hello) -> bool:
+        """Whether the peer has more durable messages of our key than this node has ever sent."""
+        known, epoch = hello.known_epochs.durable, self.sender.streams.durable.epoch
+        if known != epoch:
+            return known > epoch
+        return self._context.store.is_ahead(self.did, hello.marks[:VOLATILE])
+
+    def is_volatile_behind(self, hello: Hello) -> bool:
+        """Whether the peer knows a later volatile epoch of our key than the present one."""
+        return hello.known_epochs.volatile > self.sender.streams.volatile.epoch
 
     def link_opened(self, link: LinkPort, hello: Hello) -> None:
         """Make this the link of the peer. The verdict about the link is `USE`."""
@@ -234,10 +242,18 @@ class PeerSession:
         if old is not None:
             words, kind = "there is another link now", FailureKind.CLOSED_HERE
             self._host.emit(PeerDisconnected(self.did, words, kind))
-        if self._their_epoch not in (0, hello.epoch) and hello.known_epoch != sender.epoch:
-            why = "the peer has restarted since without its state"
-            sender.abandon(Reason.STALE_EPOCH, f"{why}; whether it was handled is not known")
-        self._their_epoch = hello.epoch
+        streams, why = sender.streams, "the peer has restarted since without its state"
+        for half, theirs, before, known in zip(
+            (streams.durable, streams.volatile),
+            hello.epochs,
+            self._their_epochs,
+            hello.known_epochs,
+            strict=True,
+        ):
+            if before not in (0, theirs) and known != half.epoch:
+                why_not = f"{why}; whether it was handled is not known"
+                sender.abandon_half(half, Reason.STALE_EPOCH, why_not)
+        self._their_epochs = hello.epochs
         self.link = link
         self.hang_ups = 0
         self._context.store.reached(self.did)
@@ -253,8 +269,9 @@ class PeerSession:
         self._host.emit(PeerConnected(self.did, link.address, link.state.is_dialed))
 
     def _warn_of_old_copy(self, hello: Hello) -> None:
-        if hello.known_epoch == self.sender.epoch and self._context.store.learn(
-            self.did, hello.marks
+        epoch = self.sender.streams.durable.epoch
+        if hello.known_epochs.durable == epoch and self._context.store.learn(
+            self.did, hello.marks[:VOLATILE]
         ):
             self._host.log.warning(
                 "%s has accepted messages that our store does not have: the store is an old "
@@ -264,8 +281,41 @@ class PeerSession:
                 extra=fields("old copy", peer=self.did),
             )
 
-    def restart_stream(self, hello: Hello, stream: SendStream) -> None:
-        """Number messages anew, in the newer epoch of `stream`, because the peer is ahead."""
+    def end_unknown(self, hello: Hello) -> None:
+        """End the volatile messages that were written to an earlier process of the peer.
+
+        The peer does not know our volatile epoch, so its marks are lost. Whether such a message
+        has arrived cannot be found out, and sent again it might arrive twice.
+        """
+        sender = self.sender
+        volatile = sender.streams.volatile
+        if volatile.is_fresh or hello.known_epochs.volatile == volatile.epoch:
+            return
+        sender.give_up_many(
+            sender.lanes.remove_if(
+                lambda message: message.was_written and not message.options.is_durable
+            ),
+            Reason.UNKNOWN_OUTCOME,
+            "it was written, and the peer has restarted since, so whether it arrived is not known",
+        )
+
+    def restart_durable(self, hello: Hello, stream: SendStream) -> None:
+        """Number durable messages anew, in the newer epoch of `stream`: the peer is ahead."""
+        sender = self.sender
+        is_same = hello.known_epochs.durable == sender.streams.durable.epoch
+        marks = hello.marks[:VOLATILE] if is_same else None
+        self._restart(sender.streams.durable)
+        sender.streams.durable = stream
+        self._context.store.restart(sender, stream.epoch, marks)
+
+    def restart_volatile(self, stream: SendStream) -> None:
+        """Number volatile messages anew, in the newer epoch of `stream`: the peer is ahead."""
+        streams = self.sender.streams
+        self._restart(streams.volatile)
+        streams.volatile = stream
+
+    def _restart(self, half: SendStream) -> None:
+        """End what cannot be sent again in a newer epoch, for durable messages or for volatile."""
         self._host.log.warning(
             "%s has received messages of a later state of our key: two processes use the key, "
             "our store is an old copy, or our clock went back. A newer epoch begins",
@@ -273,23 +323,24 @@ class PeerSession:
             extra=fields("later state", peer=self.did),
         )
         sender = self.sender
-        marks = hello.marks if hello.known_epoch == sender.epoch else None
+        is_durable = half is sender.streams.durable
         if self.link is not None:
             self.link.close(link_frames.CLOSE_STALE_EPOCH, "reconnecting with a newer epoch")
         # A message that has arrived would arrive twice under a new number.
         sender.give_up_many(
-            sender.lanes.remove_if(lambda message: message.was_written),
+            sender.lanes.remove_if(
+                lambda message: message.was_written and message.options.is_durable is is_durable
+            ),
             Reason.STALE_EPOCH,
             "it was written, and a newer epoch has begun since, so the peer cannot be asked "
             "whether it arrived",
         )
-        sender.abandon(
+        sender.abandon_half(
+            half,
             Reason.STALE_EPOCH,
             "a newer epoch has begun since, so the peer cannot answer any more whether it was "
             "handled",
         )
-        sender.stream = stream
-        self._context.store.restart(sender, stream.epoch, marks)
 
     # -- a link ends ------------------------------------------------------------------------
 
@@ -353,7 +404,7 @@ class PeerSession:
 
     def is_expected(self, receipts: Receipts) -> bool:
         """Whether a message waits for one of these receipts."""
-        return self.sender.stream.is_expected(receipts)
+        return self.sender.streams.is_expected(receipts)
 
     def keep_error(self, history: DialHistory) -> None:
         """Keep the last error of a dialer that the peer leaves, for `status()`."""
@@ -374,7 +425,7 @@ class PeerSession:
             return False  # the HELLO of an opening link names the epoch of the sending half
         if sender is None:
             return True
-        if sender.dialer is not None or sender.has_messages or not sender.stream.is_forgettable:
+        if sender.dialer is not None or sender.has_messages or not sender.streams.is_forgettable:
             return False
         backlog = self._context.store.backlog(self.did)
         return backlog is None or not backlog.rows
@@ -419,7 +470,7 @@ class PeerSession:
             clock_offset_bound=None if offset is None else offset.bound,
             queued=dict.fromkeys(Priority, 0) if sender is None else sender.lanes.sizes(),
             stored=self._context.store.backlog(self.did),
-            in_flight=0 if sender is None else sender.stream.in_flight,
+            in_flight=0 if sender is None else sender.streams.in_flight,
             overdue=None if link is None else link.overdue,
             send_window=None if link is None else link.state.send_window,
             failed_attempts=0 if sender is None else sender.failures,

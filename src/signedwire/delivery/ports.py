@@ -13,15 +13,16 @@ Tests put plain objects in their place, so no decision needs a loop, a socket or
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from signedwire.config import TransportConfig
 from signedwire.delivery.dial_history import DialHistory
-from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import IncomingMessage, OutgoingMessage
 from signedwire.delivery.receive_stream import Arrivals
+from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
+from signedwire.delivery.stream_answers import Answers
 from signedwire.delivery.streams import Refused
 from signedwire.errors import Cause, StoreError
 from signedwire.events import Event
@@ -30,7 +31,7 @@ from signedwire.logs import EventLog
 from signedwire.stats import Counters
 from signedwire.types import Credit, Did, PeerState, Reason, Target
 from signedwire.wire.clock_offset import ClockOffset
-from signedwire.wire.link_frames import Refusal
+from signedwire.wire.link_frames import Epochs
 from signedwire.wire.session import BatchReceived
 
 __all__ = [
@@ -139,12 +140,12 @@ class LinkStatePort(Protocol):
         """Whether the peer has answered a message of this link."""
 
     @property
-    def our_epoch(self) -> int:
-        """The epoch of our HELLO."""
+    def our_epochs(self) -> Epochs:
+        """The epochs of our HELLO."""
 
     @property
-    def their_epoch(self) -> int:
-        """The epoch of the peer's HELLO; 0 before it came."""
+    def their_epochs(self) -> Epochs:
+        """The epochs of the peer's HELLO; 0 before it came."""
 
     @property
     def since(self) -> float:
@@ -159,12 +160,11 @@ class LinkStatePort(Protocol):
         """How far the peer's clock is from ours now; `None`: not measured lately."""
 
     @property
-    def send_window(self) -> Credit | None:
-        """The credit that the peer has granted and is left; `None` before the handshake."""
+    def send_window(self) -> tuple[Credit, ...] | None:
+        """By stream, the credit that is left of the peer's; `None` before the handshake."""
 
-    @property
-    def granted_unused(self) -> Credit:
-        """The credit that the peer was granted on this link and has not used."""
+    def granted_unused(self, stream: int) -> Credit:
+        """Return the credit of a stream that the peer was granted on this link and has not used."""
 
 
 class LinkPort(Protocol):
@@ -186,23 +186,31 @@ class LinkPort(Protocol):
         """Write one batch of the queue to the peer."""
 
     def queue_receipts(
-        self, roots: list[bytes], leaves: list[bytes], *, is_urgent: bool = False
+        self,
+        roots: list[bytes],
+        leaves: list[bytes],
+        *,
+        is_committed: bool,
+        is_urgent: bool = False,
     ) -> None:
         """Send receipts for these batches and envelopes with the next write.
 
-        With `is_urgent`, write at once.
+        Args:
+            roots: The batches.
+            leaves: The envelopes.
+            is_committed: Whether a store has committed them.
+            is_urgent: Whether to write at once.
         """
 
     def batch_settled(self) -> None:
         """Note that no further answer to one received batch will be queued."""
 
-    def answer(self, credit: Credit, handled: list[bytes], refused: list[Refusal]) -> None:
+    def answer(self, credit: Mapping[int, Credit], answers: Answers) -> None:
         """Send credit and the application's answers.
 
         Args:
-            credit: The credit to grant.
-            handled: Leaves of handled messages.
-            refused: Refusals of messages.
+            credit: By stream, the credit to grant.
+            answers: The answers.
         """
 
     def note_arrivals(self, new: int, repeats: int) -> None:
@@ -234,7 +242,7 @@ class MessageQueue(Protocol):
         """The peer's DID."""
 
     @property
-    def lanes(self) -> Lanes[OutgoingMessage]:
+    def lanes(self) -> SendQueue[OutgoingMessage]:
         """The queue."""
 
     def give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
@@ -244,8 +252,11 @@ class MessageQueue(Protocol):
     def dropped(self) -> Counter[Reason]:
         """Messages to the peer that were given up or refused, by reason."""
 
-    def when_room(self, wake: Callable[[], None]) -> bool:
-        """Call `wake` once, when half of the queue is empty; `False` if it is empty already."""
+    def when_room(self, wake: Callable[[], None], *, is_durable: bool) -> bool:
+        """Call `wake` once, when half of the slots are empty; `False` if they are already.
+
+        Those are the slots for durable messages, or for volatile ones.
+        """
 
     def forget_room(self, wake: Callable[[], None]) -> None:
         """Withdraw a wake-up of `when_room()`."""
@@ -292,14 +303,16 @@ class OutboxStore(Protocol):
             BackpressureError, StoreFullError, StoreFailedError: no message was kept.
         """
 
-    def when_room(self, queue: MessageQueue, wake: Callable[[], None]) -> bool:
+    def when_room(
+        self, queue: MessageQueue, wake: Callable[[], None], *, is_durable: bool = True
+    ) -> bool:
         """Call `wake` once, when there is room; `False` if there is room already."""
 
     def forget_room(self, queue: MessageQueue, wake: Callable[[], None]) -> None:
         """Withdraw a wake-up of `when_room()`."""
 
-    def has_room(self, queue: MessageQueue, priority: int) -> bool:
-        """Whether a message of this priority would be kept now. Any thread."""
+    def has_room(self, queue: MessageQueue, stream: int) -> bool:
+        """Whether a message of this stream would be kept now. Any thread."""
 
     def epoch(self, did: Did) -> int | None:
         """Return the epoch of a new stream to a peer; `None`: the process's. Any thread."""

@@ -5,8 +5,8 @@
              - messages that are not new, until their batch is committed
              - granted_unused of each link
 
-All links of a peer share one window, so links that overlap cannot add up to more. Critical has a
-window of its own.
+Each stream has a window of its own, so that none waits for the messages of another. All links of
+a peer share it, so links that overlap cannot add up to more.
 """
 
 from __future__ import annotations
@@ -18,34 +18,46 @@ from signedwire.delivery.inbox_budget import BudgetUser, InboxBudget
 from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.ports import LinkPort
 from signedwire.types import Credit, Priority
-from signedwire.wire.header import MAX_V2_HEADER_SIZE
+from signedwire.wire.header import MAX_V2_HEADER_SIZE, STREAMS, VOLATILE
 
 __all__ = ["RecvWindow"]
 
 _CRITICAL: Final = int(Priority.CRITICAL)
+_NOTHING: Final = Credit(0, 0)
 
 
 class RecvWindow:
-    """Counts what uses the credit of one peer. For the event loop alone.
+    """Counts what uses the credit of one peer, by stream. For the event loop alone.
 
     Args:
-        config: `credit_messages`, `credit_bytes` and `critical_reserve` are the window.
+        config: `credit_messages`, `credit_bytes` and `critical_reserve` are the windows.
         budget: Bytes that all peers share.
     """
 
-    __slots__ = ("_budget", "_in_budget", "_in_inbox", "_links", "_size", "_uncommitted")
+    __slots__ = (
+        "_budget",
+        "_changed",
+        "_in_budget",
+        "_in_inbox",
+        "_links",
+        "_sizes",
+        "_uncommitted",
+    )
 
     def __init__(self, config: TransportConfig, budget: InboxBudget) -> None:
         # Without a reserve, Critical still gets credit for one message, but none ahead of others.
         critical = max(1, config.critical_reserve) if config.credit_messages else 0
         largest = MAX_V2_HEADER_SIZE + config.max_payload_size
-        self._size = Credit(
-            config.credit_messages, config.credit_bytes, critical, critical * 1024 + largest
+        usual = Credit(config.credit_messages, config.credit_bytes)
+        urgent = Credit(critical, critical * 1024 + largest)
+        self._sizes = tuple(
+            urgent if stream % VOLATILE == _CRITICAL else usual for stream in range(STREAMS)
         )
         self._budget = budget
-        # Messages and bytes, then those of Critical, as in `Credit`.
-        self._in_inbox = [0, 0, 0, 0]
-        self._uncommitted = [0, 0, 0, 0]
+        self._in_inbox = _Totals()
+        self._uncommitted = _Totals()
+        self._changed = set(range(STREAMS))
+        """Streams for which `credit()` may find more than before."""
         self._in_budget = 0
         """Bytes that the budget counts for this peer."""
         self._links: list[LinkPort] = []
@@ -59,27 +71,32 @@ class RecvWindow:
     @property
     def is_unused(self) -> bool:
         """Whether the peer has no link, and no message of it waits in the inbox."""
-        return not self._links and not any(self._in_inbox)
+        return not self._links and not any(self._in_inbox.messages)
 
-    def credit(self, receiver: BudgetUser) -> Credit:
-        """Return the credit to grant now. The budget asks `receiver` to grant what it cut here."""
-        messages, size, critical, critical_size = self._size
-        for used in (
-            self._in_inbox,
-            self._uncommitted,
-            *[link.state.granted_unused for link in self._links],
-        ):
-            messages -= used[0]
-            size -= used[1]
-            critical -= used[2]
-            critical_size -= used[3]
-        budget = self._budget
-        return Credit(
-            max(0, messages),
-            budget.free_for(receiver, max(0, size)),
-            max(0, critical),
-            budget.free_for(receiver, max(0, critical_size)),
-        )
+    def first_credit(self, receiver: BudgetUser) -> tuple[Credit, ...]:
+        """Return the credit of all streams for a HELLO. See `credit()`."""
+        self._changed.update(range(STREAMS))
+        found = self.credit(receiver)
+        return tuple(found.get(stream, _NOTHING) for stream in range(STREAMS))
+
+    def credit(self, receiver: BudgetUser) -> dict[int, Credit]:
+        """Return the credit to grant now, by stream.
+
+        The budget asks `receiver` to grant what it cut here.
+        """
+        changed, self._changed = self._changed, set()
+        found: dict[int, Credit] = {}
+        for stream in sorted(changed, key=_urgency):
+            credit = self._sizes[stream].minus(self._in_inbox.of(stream))
+            credit = credit.minus(self._uncommitted.of(stream))
+            for link in self._links:
+                credit = credit.minus(link.state.granted_unused(stream))
+            size = self._budget.free_for(receiver, max(0, credit.bytes))
+            if size < credit.bytes:
+                self._changed.add(stream)
+            if credit.messages > 0 or size:
+                found[stream] = Credit(max(0, credit.messages), size)
+        return found
 
     def add_link(self, link: LinkPort) -> None:
         """Count the credit that the HELLO of a link has granted."""
@@ -88,34 +105,55 @@ class RecvWindow:
     def remove_link(self, link: LinkPort) -> None:
         """Free the credit that a link was granted and has not used."""
         self._links.remove(link)
+        self._changed.update(range(STREAMS))
 
-    def add_to_inbox(self, messages: list[IncomingMessage]) -> None:
-        """Count accepted messages, and their bytes in the shared budget.
-
-        All of them are Critical, or none is.
-        """
+    def add_to_inbox(self, stream: int, messages: list[IncomingMessage]) -> None:
+        """Count accepted messages of a stream, and their bytes in the shared budget."""
         size = sum([message.size for message in messages])
-        _add(self._in_inbox, messages[0].lane, len(messages), size)
+        self._in_inbox.add(stream, len(messages), size)
         self.update_budget()
 
     def remove_from_inbox(self, message: IncomingMessage) -> None:
         """Free the credit of one message. `update_budget()` frees its bytes for other peers."""
-        in_inbox, at = self._in_inbox, 2 if message.lane == _CRITICAL else 0
-        in_inbox[at] -= 1  # not by `_add()`: this is called for each message
-        in_inbox[at + 1] -= message.size
+        stream = message.stream
+        in_inbox = self._in_inbox  # not by `add()`: this is called for each message
+        in_inbox.messages[stream] -= 1
+        in_inbox.bytes[stream] -= message.size
+        self._changed.add(stream)
 
-    def add_uncommitted(self, lane: int, messages: int, size: int) -> None:
+    def add_uncommitted(self, stream: int, messages: int, size: int) -> None:
         """Count messages that are not new and wait for a commit; numbers below 0 free them."""
-        _add(self._uncommitted, lane, messages, size)
+        self._uncommitted.add(stream, messages, size)
+        self._changed.add(stream)
+
+    def look_at(self, stream: int) -> None:
+        """Grant again what the peer has used of a stream and what is free already."""
+        self._changed.add(stream)
 
     def update_budget(self) -> None:
         """Have the shared budget count the bytes that wait in the inbox now."""
-        waiting = self._in_inbox[1] + self._in_inbox[3]
+        waiting = sum(self._in_inbox.bytes)
         counted, self._in_budget = self._in_budget, waiting
         self._budget.add(waiting - counted)
 
 
-def _add(totals: list[int], lane: int, messages: int, size: int) -> None:
-    at = 2 if lane == _CRITICAL else 0
-    totals[at] += messages
-    totals[at + 1] += size
+class _Totals:
+    """Numbers of messages and bytes by stream."""
+
+    __slots__ = ("bytes", "messages")
+
+    def __init__(self) -> None:
+        self.messages = [0] * STREAMS
+        self.bytes = [0] * STREAMS
+
+    def add(self, stream: int, messages: int, size: int) -> None:
+        self.messages[stream] += messages
+        self.bytes[stream] += size
+
+    def of(self, stream: int) -> Credit:
+        return Credit(self.messages[stream], self.bytes[stream])
+
+
+def _urgency(stream: int) -> int:
+    """Return a key that is least for the stream that gets the rest of a budget first."""
+    return -(stream % VOLATILE)

@@ -9,7 +9,7 @@ from signedwire.delivery.deadlines import due_us
 from signedwire.delivery.receipt import queued_step
 from signedwire.home import Home
 from signedwire.types import Did, PayloadType, Priority, unix_time_us
-from signedwire.wire.header import MESSAGE_ID_SIZE, MIN_V2_HEADER_SIZE, encode_v2_common
+from signedwire.wire.header import MESSAGE_ID_SIZE, MIN_V2_HEADER_SIZE, VOLATILE, encode_v2_common
 
 __all__ = ["SendOptions", "new_ids"]
 
@@ -41,10 +41,12 @@ class SendOptions:
         "header_size",
         "home",
         "is_bulk",
+        "is_durable",
         "payload_type",
         "priority",
         "queued",
         "recipient",
+        "stream",
         "subject",
     )
 
@@ -57,6 +59,7 @@ class SendOptions:
         *,
         subject: bytes = b"",
         is_bulk: bool = False,
+        is_durable: bool = True,
         queued_at_us: int | None = None,
     ) -> None:
         self.recipient = recipient
@@ -73,7 +76,11 @@ class SendOptions:
         self.home: Home | None = None
         """The event loop of the node, for checks of waits; `None`: no checks."""
         self.has_store = False
-        """Whether the node has a store, so that a wait for `persisted` can end."""
+        """Whether a store of the node keeps the messages, so that `persisted` can be reached."""
+        self.is_durable = is_durable
+        """Whether stores keep the messages: that of the node, and that of the recipient."""
+        self.stream = int(priority) if is_durable else priority + VOLATILE
+        """The stream of the messages; see `wire.header`."""
         self.header_size = MIN_V2_HEADER_SIZE + len(subject)
         """Size of the v2 header in bytes."""
         self._epoch = -1
@@ -92,7 +99,7 @@ class SendOptions:
                 epoch,
                 due,
                 subject=self.subject,
-                is_durable=self.has_store,
+                is_durable=self.is_durable,
             )
             self._epoch, self._due_us = epoch, due
         return self._common

@@ -62,7 +62,7 @@ class SendProgress:
     def written(self, did: Did, messages: list[OutgoingMessage]) -> None:
         """Record that a link has taken messages."""
         with UNLESS_FAILED:
-            for lane, row in {one.priority: one.row for one in messages}.items():
+            for lane, row in {one.priority: one.row for one in messages if one.is_stored}.items():
                 self.store.written(did, lane, row)
 
     def settled(self, did: Did, messages: Iterable[OutgoingMessage]) -> None:
@@ -78,6 +78,8 @@ class SendProgress:
         names: list[tuple[int, int]] = []
         with UNLESS_FAILED:
             for message, was_accepted in refused:
+                if not message.options.is_durable:
+                    continue
                 if not was_accepted:
                     names.append((message.priority, message.row))
                 elif not is_late:

@@ -9,6 +9,7 @@ from signedwire.delivery.denials import DenialFilter
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.inbox_budget import InboxBudget
 from signedwire.delivery.known_senders import KnownSenders
+from signedwire.delivery.null_store import NullStore
 from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import EvidencePort, Host, InboxStore, OutboxStore
 from signedwire.types import Did
@@ -32,6 +33,7 @@ class SessionContext:
     """
 
     __slots__ = (
+        "_memory",
         "access",
         "budget",
         "denials",
@@ -65,6 +67,7 @@ class SessionContext:
         self.inbox = inbox
         self.store = store
         self.inbox_store = inbox_store
+        self._memory = NullStore(host)
         self.evidence: EvidencePort | None = None
         """Records each message before it is delivered and receipted; `None`: no evidence log."""
         self.on_progress: Callable[[], None] = _nothing
@@ -75,6 +78,14 @@ class SessionContext:
         self.denials = DenialFilter(host, access)
         self.has_closed_links = False
         """Whether all links were closed, so that answers of the application come too late."""
+
+    def store_of(self, *, is_durable: bool) -> OutboxStore:
+        """Return the store of messages to peers of this kind. Volatile ones are in memory alone."""
+        return self.store if is_durable else self._memory
+
+    def inbox_store_of(self, *, is_durable: bool) -> InboxStore:
+        """Return the store of received messages of this kind."""
+        return self.inbox_store if is_durable else self._memory
 
     def is_v1_allowed(self, did: Did) -> bool:
         """Whether the configuration lets this DID speak v1."""

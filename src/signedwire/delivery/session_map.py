@@ -13,11 +13,12 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from signedwire import clock
-from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.delivery.ports import Routes
+from signedwire.delivery.send_queue import SendQueue
+from signedwire.delivery.send_streams import SendStreams
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.streams import SendStream
 from signedwire.types import Did, Target
@@ -95,17 +96,24 @@ class SessionMap:
             if session.has_sender:
                 return session.sender  # made by another thread just now
             config = context.host.config
-            lanes: Lanes[OutgoingMessage] = Lanes(config.send_queue_limit, config.critical_reserve)
-            epoch = max(context.store.epoch(session.did) or self._epoch, session.least_epoch)
-            sender = PeerSender(context, session.did, lanes, self.new_stream(session, epoch))
+            queue: SendQueue[OutgoingMessage] = SendQueue(
+                config.send_queue_limit, config.critical_reserve
+            )
+            own = max(self._epoch, session.least_epoch)
+            streams = SendStreams(
+                self.new_stream(session, context.store.epoch(session.did) or own, is_durable=True),
+                self.new_stream(session, own, is_durable=False),
+            )
+            sender = PeerSender(context, session.did, queue, streams)
             session.set_sender(sender)
             return sender
 
-    def new_stream(self, session: PeerSession, epoch: int) -> SendStream:
+    def new_stream(self, session: PeerSession, epoch: int, *, is_durable: bool) -> SendStream:
         """Make a stream to a peer, which numbers from 1."""
-        if epoch != self._epoch and not self._context.store.is_durable:
+        is_stored = is_durable and self._context.store.is_durable
+        if epoch > self._epoch and not is_stored:
             # The session may lose its sending half, but a later one must not use this epoch.
-            session.least_epoch = epoch
+            session.least_epoch = max(session.least_epoch, epoch)
         return SendStream(self._us, bytes(session.did), epoch)
 
     # -- routes -------------------------------------------------------------------------------
@@ -173,11 +181,11 @@ class SessionMap:
         if sender.lanes:
             session.set_sender(sender)
             return False
-        if not sender.stream.is_fresh:
+        if not sender.streams.is_fresh:
             # Numbers for this peer begin at 1 again, which needs a newer epoch.
             self._epoch = max(self._epoch + 1, clock.new_epoch())
             if session.least_epoch:
-                session.least_epoch = max(session.least_epoch, sender.epoch) + 1
+                session.least_epoch = max(session.least_epoch, *sender.streams.epochs) + 1
         return True
 
     def _weigh(self, session: PeerSession) -> None:

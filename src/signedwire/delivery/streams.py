@@ -1,7 +1,7 @@
 """Ordered exactly-once delivery: the state that sender and receiver keep across links.
 
-A `SendStream` numbers the messages to one peer, each lane separately, and keeps
-written messages until their receipts arrive. The `ReceiveStream` of
+A `SendStream` numbers the durable messages to one peer, or the volatile ones, each lane
+separately, and keeps written messages until their receipts arrive. The `ReceiveStream` of
 `delivery.receive_stream` keeps one mark per lane: the highest sequence accepted in the
 sender's present epoch. A received message is
 
@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, TypeAlias, cast
 from weakref import ref
 
-from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt, transition_all
 from signedwire.types import Credit, DeliveryState, Priority, unix_time_us
@@ -132,11 +131,11 @@ _Place: TypeAlias = tuple[InFlightBatch, int]
 
 
 class SendStream:
-    """The numbered messages to one peer.
+    """The numbered messages to one peer that are durable, or those that are volatile.
 
     Args:
         sender, recipient: The two DIDs, as bytes.
-        epoch: The epoch of this stream, greater than any earlier one to the same peer.
+        epoch: The epoch of the numbers, greater than any earlier one of this kind to the peer.
     """
 
     def __init__(self, sender: bytes, recipient: bytes, epoch: int) -> None:
@@ -176,57 +175,34 @@ class SendStream:
         """Whether no further answer of the peer can change a receipt."""
         return not self._in_flight and not self._receipted
 
-    def next_batch(
+    def take_batch(
         self,
-        lanes: Lanes[OutgoingMessage],
-        send_window: Credit,
+        lane: deque[OutgoingMessage],
+        credit: Credit,
         end_if_dead: Callable[[OutgoingMessage], bool],
         largest: int = 2**32,
         max_bytes: int = MAX_BATCH_BYTES,
-        above: int = -1,
-        below: int = Priority.CRITICAL + 1,
     ) -> list[OutgoingMessage]:
-        """Take the messages of the next batch from the highest lane that can send, and number them.
+        """Take the messages of the next batch from one lane of the queue, and number them.
 
         They are at most 256, and at most `max_bytes` unless the first alone is larger. They
-        fit into `send_window`. A lane whose first message waits for credit holds back the lower
-        lanes, except if it is Critical, which has its own credit.
+        fit into the credit.
 
         Args:
-            lanes: The queue of the peer.
-            send_window: The credit that is left.
+            lane: The lane. The caller calls `notify_room()` after this.
+            credit: The credit of the lane's stream that is left.
             end_if_dead: Returns whether a message must not be sent, and has it ended later. The
                 message is then removed here. Called once per batch of equal `options` with a
                 deadline, and for any message that is final or has a larger payload than
                 `largest`. It must change neither the lanes nor the stream.
             largest: The largest payload that the peer accepts, in bytes.
             max_bytes: Maximum size of the batch in bytes; at most 64 KiB are used.
-            above, below: Only the lanes between these priorities are looked at.
         """
         max_bytes = min(max_bytes, MAX_BATCH_BYTES)
-        for priority in range(below - 1, above, -1):
-            if not (lane := lanes.lane(priority)):
-                continue
-            is_critical = priority == Priority.CRITICAL
-            credit = send_window[2:] if is_critical else send_window[:2]
-            batch = self._take(lane, end_if_dead, largest, max_bytes, *credit)
-            lanes.notify_room()
-            if batch or (lane and not is_critical):
-                return batch
-        return []
-
-    def _take(
-        self,
-        lane: deque[OutgoingMessage],
-        end_if_dead: Callable[[OutgoingMessage], bool],
-        largest: int,
-        max_bytes: int,
-        credit_messages: int,
-        credit_bytes: int,
-    ) -> list[OutgoingMessage]:
         batch: list[OutgoingMessage] = []
         size = 0
-        limit = min(credit_messages, MAX_BATCH_MESSAGES)
+        credit_bytes = credit.bytes
+        limit = min(credit.messages, MAX_BATCH_MESSAGES)
         parties, epoch, next_ = self._parties, self.epoch, self._next
         options, common = None, b""
         # Messages are numbered inline. With a function call, this loop took 0.1 µs longer per

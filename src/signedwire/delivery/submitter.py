@@ -74,10 +74,12 @@ class Submitter:
                 BackpressureError, StoreFullError, StoreFailedError: the message was not
                 queued.
         """
-        session = self._check(message.options.recipient, payload_size)
+        is_durable = message.options.is_durable
+        session = self._check(message.recipient, payload_size, is_durable=is_durable)
         sender = session.sender
         message.failures_before = sender.failures
-        self._context.store.put(sender, [message], is_patient=is_patient, replaces=replaces)
+        store = self._context.store_of(is_durable=is_durable)
+        store.put(sender, [message], is_patient=is_patient, replaces=replaces)
         if message.is_stored:
             return  # it is queued after the commit
         if self._is_in_use(session, sender):
@@ -96,9 +98,10 @@ class Submitter:
             The errors of `submit()`, if not even the first message was queued.
         """
         first = messages[0]
-        if self._context.store.is_durable:
-            sender = self._check(first.recipient, first.payload_size).sender
-            return self._context.store.put(sender, messages, is_patient=True)
+        store = self._context.store_of(is_durable=first.options.is_durable)
+        if store.is_durable:
+            session = self._check(first.recipient, first.payload_size, is_durable=True)
+            return store.put(session.sender, messages, is_patient=True)
         self.submit(first, first.payload_size, is_patient=True)
         return 1 + self._put_many(messages[1:])
 
@@ -110,7 +113,7 @@ class Submitter:
         sender = session.sender
         for message in messages:
             message.failures_before = sender.failures
-        count = sender.lanes.put_many(messages, messages[0].priority)
+        count = sender.lanes.put_many(messages, messages[0].options.stream)
         if not count:
             return 0
         if not self._is_in_use(session, sender):
@@ -126,7 +129,7 @@ class Submitter:
 
     # -- checks ---------------------------------------------------------------------------
 
-    def _check(self, did: Did, payload_size: int) -> PeerSession:
+    def _check(self, did: Did, payload_size: int, *, is_durable: bool) -> PeerSession:
         """Return the session of a peer, or raise if no message may be queued for it."""
         home = self._host.home
         home.check_alive()
@@ -141,7 +144,8 @@ class Submitter:
         limit = self._config.max_v1_payload_size if is_v1 else self._config.max_payload_size
         if payload_size > limit:
             self._refuse_size(did, payload_size, limit, is_v1=is_v1)
-        if not self._context.store.is_durable and not self._sessions.has_way(did):
+        is_stored = self._context.store_of(is_durable=is_durable).is_durable
+        if not is_stored and not self._sessions.has_way(did):
             self._host.drop(Reason.UNKNOWN_PEER, did)
             raise UnknownPeerError(
                 did,

@@ -87,7 +87,7 @@ class BacklogLoader:
         elif not cursor.is_waiting:
             cursor.is_waiting = True
             wake = partial(self._runtime.call_soon, self._on_room, did)
-            if not lanes.when_room(wake):
+            if not lanes.when_room(wake, is_durable=True):
                 wake()
 
     def _on_room(self, did: Did) -> None:

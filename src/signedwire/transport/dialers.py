@@ -144,7 +144,7 @@ class Dialers:
             return False
         is_durable = self._endpoint.context.store.is_durable
         return all(
-            session.sender.stream.is_empty and not session.sender.lanes
+            session.sender.streams.is_empty and not session.sender.lanes
             for session in self._endpoint.sessions.all()
             if session.has_sender and (session.link is not None or not is_durable)
         )

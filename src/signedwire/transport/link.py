@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from functools import partial
 
 from signedwire.clock import monotonic
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.peer_session import PeerSession
+from signedwire.delivery.stream_answers import Answers
 from signedwire.errors import Cause, DidProofError, FailureKind
 from signedwire.transport import link_errors
 from signedwire.transport.answer_watch import AnswerWatch
@@ -37,7 +39,7 @@ from signedwire.transport.runtime import Runtime
 from signedwire.transport.session_timer import SessionTimer
 from signedwire.types import Credit, Did, Reason, Target
 from signedwire.wire import link_frames as frames
-from signedwire.wire.link_frames import Hello, Refusal
+from signedwire.wire.link_frames import Hello
 from signedwire.wire.session import Closed, Session
 
 __all__ = ["Link"]
@@ -150,7 +152,6 @@ class Link:
             state.read_clocks,
             peer_session.is_expected,
             partial(runtime.counters.observe, "round_trip_seconds"),
-            peer_session.receiver.is_durable,
             is_stranger=not state.is_known,
         )
         peer_session.receiver.link_granted(self)
@@ -199,14 +200,19 @@ class Link:
         self._output.pump()
 
     def queue_receipts(
-        self, roots: list[bytes], leaves: list[bytes], *, is_urgent: bool = False
+        self,
+        roots: list[bytes],
+        leaves: list[bytes],
+        *,
+        is_committed: bool,
+        is_urgent: bool = False,
     ) -> None:
         """Sign for these batches and envelopes with the next write; `is_urgent`: write now."""
-        self._output.queue_receipts(roots, leaves, is_urgent=is_urgent)
+        self._output.queue_receipts(roots, leaves, is_committed=is_committed, is_urgent=is_urgent)
 
-    def answer(self, credit: Credit, handled: list[bytes], refused: list[Refusal]) -> None:
+    def answer(self, credit: Mapping[int, Credit], answers: Answers) -> None:
         """Send credit, and which messages the application has handled and refused."""
-        self._output.answer(credit, handled, refused)
+        self._output.answer(credit, answers)
 
     def note_arrivals(self, new: int, repeats: int) -> None:
         """Count the new messages of a batch, and those that carried nothing new."""

@@ -178,7 +178,7 @@ class LinkDialer(Dialer):
 
     @property
     def is_settled(self) -> bool:
-        return not self._session.sender.lanes and self._session.sender.stream.is_empty
+        return not self._session.sender.lanes and self._session.sender.streams.is_empty
 
     def evict(self) -> None:
         self.retire()

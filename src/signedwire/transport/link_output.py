@@ -8,22 +8,27 @@ HELLO, PING, CLOSE ─────────┘
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from signedwire.clock import monotonic
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_sender import PeerSender
+from signedwire.delivery.stream_answers import Answers
 from signedwire.transport.answer_watch import AnswerWatch
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
 from signedwire.transport.receipt_queue import ReceiptQueue
 from signedwire.transport.tls_channel import TlsChannel
-from signedwire.types import Credit, unix_time_us
+from signedwire.types import Credit, Priority, unix_time_us
 from signedwire.wire import link_frames as frames
-from signedwire.wire.link_frames import Close, Refusal
+from signedwire.wire.header import VOLATILE
+from signedwire.wire.link_frames import Close
 from signedwire.wire.session import Session
 
 __all__ = ["LinkOutput"]
+
+_TOP_DOWN: Final = sorted(map(int, Priority), reverse=True)
 
 
 class LinkOutput:
@@ -91,7 +96,8 @@ class LinkOutput:
     def pump(self) -> None:
         """Write parts of what waits for the peer, as many as the socket takes now.
 
-        At most one batch of each lane is signed, and only if no part of a higher one is left.
+        At most one batch of each stream is signed, and only if no part of a higher priority is
+        left.
         """
         self._pump_handle = None
         state = self._state
@@ -101,17 +107,19 @@ class LinkOutput:
         assert session is not None
         assert peer_session is not None
         sender = peer_session.sender
-        data, below = b"", frames.STREAMS
-        while below > 0 and room > 0:
-            self._begin_batch(session, sender, below)
-            if (below := session.top_stream) < 0:
-                break
+        data = b""
+        for priority in _TOP_DOWN:
+            if session.top_priority <= priority:
+                self._begin_batch(session, sender, priority + VOLATILE)
+                self._begin_batch(session, sender, priority)
+            if session.top_priority < priority:
+                continue
             if self.receipts:
                 self.receipts.sign(session)
             more = session.data_to_send(room, monotonic())
             room -= len(more)
             data += more
-            if session.top_stream >= 0:
+            if room <= 0 or session.top_priority >= priority:
                 break  # the socket takes no more
         if not data:
             return
@@ -123,23 +131,17 @@ class LinkOutput:
         self._answers.look(self._awaited(session, sender))
         self._channel.send(data)
         self._socket.write(self._channel.data_to_send())
-        if sender.lanes or session.top_stream >= 0:
+        if sender.lanes or session.top_priority >= 0:
             self.pump_soon()
 
-    def _begin_batch(self, session: Session, sender: PeerSender, below: int) -> None:
-        """Sign a batch of a lane below `below`, within the credit.
-
-        Lanes up to the highest stream with a batch under way are left alone.
-        """
+    def _begin_batch(self, session: Session, sender: PeerSender, stream: int) -> None:
+        """Sign a batch of a stream, within the credit, unless one is under way."""
+        if not sender.lanes.lane(stream) or session.is_sending(stream):
+            return
         hello = session.their_hello
         assert hello is not None
-        messages = sender.next_batch(
-            session.send_window(),
-            hello.max_payload_size,
-            hello.max_batch_bytes,
-            session.top_stream,
-            below,
-        )
+        credit = session.send_window(stream)
+        messages = sender.next_batch(stream, credit, hello.max_payload_size, hello.max_batch_bytes)
         if not messages:
             return
         if self._on_batch is not None:
@@ -147,7 +149,7 @@ class LinkOutput:
         bodies = [message.body for message in messages]
         batch = session.send_batch(bodies)
         sender.sent(batch, messages, bodies)
-        self._under_way[session.top_stream] = batch.root, messages
+        self._under_way[stream] = batch.root, messages
 
     def pump_soon(self) -> None:
         """Call `pump()` in the next turn of the event loop, if the socket takes more bytes."""
@@ -172,7 +174,7 @@ class LinkOutput:
         the last one gave stands for that.
         """
         ends, read = self._ends, session.read_by_peer
-        while ends and not sender.stream.is_in_flight(root := next(iter(ends))):
+        while ends and not sender.streams.is_in_flight(root := next(iter(ends))):
             del ends[root]
         oldest = next(iter(ends), None)
         if oldest is not None and ends[oldest] <= read:
@@ -182,29 +184,37 @@ class LinkOutput:
     # -- answers ----------------------------------------------------------------------------
 
     def queue_receipts(
-        self, roots: list[bytes], leaves: list[bytes], *, is_urgent: bool = False
+        self,
+        roots: list[bytes],
+        leaves: list[bytes],
+        *,
+        is_committed: bool,
+        is_urgent: bool = False,
     ) -> None:
         """Sign for these batches and envelopes with the next write; `is_urgent`: write now."""
-        self.receipts.add(roots, leaves)
+        self.receipts.add(roots, leaves, is_committed=is_committed)
         if is_urgent:
             self._write_receipts()
         elif self.receipts:
             self.receipts.flush_soon(self._write_receipts)
 
-    def answer(self, credit: Credit, handled: list[bytes], refused: list[Refusal]) -> None:
+    def answer(self, credit: Mapping[int, Credit], answers: Answers) -> None:
         """Send credit, and which messages the application has handled and refused."""
         if (session := self._state.session) is None:
             return
         self.receipts.sign(session)
-        if refused:
-            session.send_refusals(refused, unix_time_us())
-        if handled:
-            session.send_receipts(frames.HANDLED_ENVELOPES, handled, unix_time_us())
+        now_us = unix_time_us()
+        if answers.refused:
+            session.send_refusals(answers.refused, now_us)
+        if answers.handled:
+            session.send_receipts(frames.HANDLED_ENVELOPES, answers.handled, now_us)
+        if answers.handled_committed:
+            session.send_receipts(
+                frames.HANDLED_ENVELOPES, answers.handled_committed, now_us, is_committed=True
+            )
         # After the refusals: the peer has no more in flight than its credit.
-        if credit.messages or credit.bytes:
-            session.grant(credit.messages, credit.bytes, is_critical=False)
-        if credit.critical_messages or credit.critical_bytes:
-            session.grant(credit.critical_messages, credit.critical_bytes, is_critical=True)
+        for stream, (messages, size) in credit.items():
+            session.grant(stream, messages, size)
         self.receipts.flush_soon(self._write_receipts)
 
     def sign_receipts(self) -> None:

@@ -24,12 +24,13 @@ from signedwire.transport.tls_channel import TlsChannel, is_full_alert
 from signedwire.types import Credit, Did, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.clock_offset import Stamp
+from signedwire.wire.header import STREAMS
 from signedwire.wire.session import Session, SessionLimits
 from signedwire.wire.session_events import Closed
 
 __all__ = ["LinkProbe"]
 
-_NOTHING: Final = Credit(0, 0, 0, 0)
+_NOTHING: Final = (Credit(0, 0),) * STREAMS
 
 
 class LinkProbe(ProbeConnection):
@@ -125,16 +126,17 @@ class LinkProbe(ProbeConnection):
         if not self.found.is_proven:
             fact = f"{answered_by} answered, not {self.found.did}"
             raise DidProofError(fact, kind=FailureKind.WRONG_KEY)
+        now = unix_time_us()
         hello = frames.Hello(
             min_version=frames.VERSION,
             max_version=frames.VERSION,
-            epoch=unix_time_us(),
             features=0,
-            max_batch_bytes=frames.MAX_BATCH_BYTES,
             max_payload_size=0,
+            max_batch_bytes=frames.MAX_BATCH_BYTES,
+            epochs=frames.Epochs(now, now),
+            known_epochs=frames.Epochs(0, 0),
+            marks=(0,) * STREAMS,
             credit=_NOTHING,
-            known_epoch=0,
-            marks=(0, 0, 0, 0),
         )
         return Session(
             self._identity,

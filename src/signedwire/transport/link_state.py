@@ -11,6 +11,8 @@ from signedwire.errors import Cause
 from signedwire.transport.link_errors import dial_error
 from signedwire.types import Address, Credit, Did, Target
 from signedwire.wire.clock_offset import ClockOffset, Stamp
+from signedwire.wire.header import STREAMS
+from signedwire.wire.link_frames import Epochs
 from signedwire.wire.session import Closed, Session
 from signedwire.wire.session_events import CLOSE_MISSING
 
@@ -85,27 +87,27 @@ class LinkState:
         return self.session.pings.clock_offset.estimate(Stamp(*self.read_clocks()))
 
     @property
-    def our_epoch(self) -> int:
-        """The epoch of our HELLO."""
+    def our_epochs(self) -> Epochs:
+        """The epochs of our HELLO."""
         assert self.session is not None
-        return self.session.our_epoch
+        return self.session.our_epochs
 
     @property
-    def their_epoch(self) -> int:
-        """The epoch of the peer's HELLO; 0: it has not come yet."""
+    def their_epochs(self) -> Epochs:
+        """The epochs of the peer's HELLO; 0: it has not come yet."""
         hello = None if self.session is None else self.session.their_hello
-        return 0 if hello is None else hello.epoch
+        return Epochs(0, 0) if hello is None else hello.epochs
 
     @property
-    def send_window(self) -> Credit | None:
-        """Credit that is left for messages to the peer; `None`: there is no session."""
-        return None if self.session is None else self.session.send_window()
+    def send_window(self) -> tuple[Credit, ...] | None:
+        """By stream, credit that is left for messages to the peer; `None`: there is no session."""
+        session = self.session
+        return None if session is None else tuple(map(session.send_window, range(STREAMS)))
 
-    @property
-    def granted_unused(self) -> Credit:
-        """Credit that the peer has been granted and has not used."""
+    def granted_unused(self, stream: int) -> Credit:
+        """Return the credit of a stream that the peer has been granted and has not used."""
         assert self.session is not None
-        return self.session.granted_unused
+        return self.session.granted_unused(stream)
 
     # -- changes ------------------------------------------------------------------------------
 

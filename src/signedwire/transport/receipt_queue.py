@@ -19,30 +19,39 @@ class ReceiptQueue:
     __slots__ = ("_delay", "_leaves", "_roots")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._roots: list[bytes] = []
-        self._leaves: list[bytes] = []
+        # Those that no store has committed, then those that one has.
+        self._roots: tuple[list[bytes], list[bytes]] = [], []
+        self._leaves: tuple[list[bytes], list[bytes]] = [], []
         self._delay = ReceiptDelay(loop)
 
     def __bool__(self) -> bool:
-        return bool(self._roots or self._leaves)
+        return any(self._roots) or any(self._leaves)
 
-    def add(self, roots: list[bytes], leaves: list[bytes]) -> None:
-        """Add batches, by their roots, and envelopes, by their leaves."""
-        self._roots += roots
-        self._leaves += leaves
+    def add(self, roots: list[bytes], leaves: list[bytes], *, is_committed: bool) -> None:
+        """Add batches, by their roots, and envelopes, by their leaves.
+
+        `is_committed` says whether a store has committed them.
+        """
+        self._roots[is_committed].extend(roots)
+        self._leaves[is_committed].extend(leaves)
 
     def sign(self, session: Session) -> None:
         """Sign the receipts, and give them to the session."""
-        if self._roots:
-            roots, self._roots = self._roots, []
-            session.send_receipts(frames.ACCEPTED_BATCHES, roots, unix_time_us())
-        if self._leaves:
-            leaves, self._leaves = self._leaves, []
-            session.send_receipts(frames.ACCEPTED_ENVELOPES, leaves, unix_time_us())
+        for kind, waiting in (
+            (frames.ACCEPTED_BATCHES, self._roots),
+            (frames.ACCEPTED_ENVELOPES, self._leaves),
+        ):
+            for is_committed, hashes in enumerate(waiting):
+                if hashes:
+                    named = hashes.copy()
+                    hashes.clear()
+                    session.send_receipts(
+                        kind, named, unix_time_us(), is_committed=bool(is_committed)
+                    )
 
     def clear(self) -> None:
         """Forget batches and envelopes that have no receipt yet."""
-        self._roots, self._leaves = [], []
+        self._roots, self._leaves = ([], []), ([], [])
 
     def flush_soon(self, flush: Callable[[], None]) -> None:
         """Call `flush` after a delay. See `ReceiptDelay`."""

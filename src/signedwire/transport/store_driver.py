@@ -168,11 +168,13 @@ class StoreDriver(SendProgress):
             raise
         return count
 
-    def has_room(self, queue: MessageQueue, priority: int) -> bool:
+    def has_room(self, queue: MessageQueue, stream: int) -> bool:
         """Whether at most half as many messages wait for a commit as may. Any thread."""
         return self._window.has_room
 
-    def when_room(self, queue: MessageQueue, wake: Callable[[], None]) -> bool:
+    def when_room(
+        self, queue: MessageQueue, wake: Callable[[], None], *, is_durable: bool = True
+    ) -> bool:
         """Call `wake`, once, when there is room, or the node closes; `False`: now already."""
         return self._window.when_room(wake)
 
@@ -196,7 +198,7 @@ class StoreDriver(SendProgress):
             return
         cursor, now = self._cursors[did], unix_time_us()
         is_met = self._loader.look_for_way(did)
-        epoch = sender.epoch if is_met else None
+        epoch = sender.streams.durable.epoch if is_met else None
         for message in messages:
             message.transition(DeliveryState.PERSISTED, now)
             if self._has_ended:

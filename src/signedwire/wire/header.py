@@ -23,6 +23,10 @@ A v2 envelope has version 9, a random message id, and more fields:
          reply_to          only in a reply: the leaf of its request, 32 bytes
                            here its payload begins, at `payload_start()`
 
+The four priorities have two *streams* each: those of durable messages are 0 to 3, the
+priority, and those of volatile messages are 4 to 7, the priority and 4. Sequence numbers,
+marks, batches and credit are of a stream, and an epoch is of the four streams of a kind.
+
 A *body* is header and payload. Callers read a byte or a slice of it by its position
 (`body[PRIORITY]`, `body[SENDER]`), and a number with a function of this module. Version 8
 was an earlier form of v2, which nobody reads any more.
@@ -53,8 +57,10 @@ __all__ = [
     "SENDER",
     "V1_HEADER_SIZE",
     "V1_VERSION",
+    "STREAMS",
     "V2_START",
     "V2_VERSION",
+    "VOLATILE",
     "check_header",
     "check_v2_header",
     "complete_v2_body",
@@ -71,6 +77,7 @@ __all__ = [
     "message_id_of",
     "payload_start",
     "sequence_of",
+    "stream_of",
     "subject_of",
     "timestamp_of",
     "unpack_v2",
@@ -112,6 +119,10 @@ _FLAGS: Final = 124
 _SUBJECT_SIZE: Final = 125
 
 _DURABLE: Final = 1
+VOLATILE: Final = 4
+"""The first stream of volatile messages."""
+STREAMS: Final = 8
+"""Number of streams in each direction."""
 _REPLY_TO_SIZE: Final = 32
 _REPLY: Final = int(Kind.REPLY)
 _OLD_V2_VERSION_BYTES: Final = (8).to_bytes(4, "little")
@@ -160,7 +171,7 @@ def message_id_of(body: bytes) -> bytes:
 
 
 def sequence_of(body: bytes) -> int:
-    """Return the sequence number, which counts the sender's messages; in v2, those of a lane."""
+    """Return the sequence number, which counts the sender's messages; in v2, those of a stream."""
     return int(_U64.unpack_from(body, _SEQUENCE)[0])
 
 
@@ -185,8 +196,13 @@ def kind_of(body: bytes) -> Kind:
 
 
 def is_durable(body: bytes) -> bool:
-    """Whether a v2 body says that its sender has it in a store."""
+    """Whether a v2 body is of a durable message, which stores keep."""
     return bool(body[_FLAGS] & _DURABLE)
+
+
+def stream_of(body: bytes) -> int:
+    """Return the stream of a v2 body."""
+    return body[PRIORITY] if body[_FLAGS] & _DURABLE else body[PRIORITY] + VOLATILE
 
 
 def subject_of(body: bytes) -> str:

@@ -9,18 +9,21 @@ checks everything that needs no state of the link.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from signedwire.errors import RemoteProtocolError
 from signedwire.types import Credit, Reason
 from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
 from signedwire.wire.clock_offset import Stamp
+from signedwire.wire.header import STREAMS
 
 __all__ = [
     "Close",
     "Credit",
+    "Epochs",
     "Frame",
     "Hello",
     "LinkFrameDecoder",
@@ -35,8 +38,6 @@ __all__ = [
 ]
 
 VERSION: Final = 2
-LANES: Final = 4
-STREAMS: Final = LANES
 MAX_FRAME_SIZE: Final = 16 * 1024
 """Size of the largest frame with its length and type, in bytes."""
 MAX_LENGTH: Final = MAX_FRAME_SIZE - 4
@@ -62,18 +63,27 @@ SKIPPABLE: Final = 0x80
 
 _PREFIX: Final = struct.Struct(">IB")
 _LENGTH: Final = struct.Struct(">I")
-_HELLO: Final = struct.Struct("<HHQQII4QQ4Q")
+_HELLO: Final = struct.Struct("<HHQII4Q8Q16Q")
 _PART: Final = struct.Struct("<BB")
 _FIRST_PART: Final = struct.Struct("<BBHI")
 _FRAMED_PART: Final = struct.Struct(">IBBB")
 _BATCH: Final = struct.Struct("<HI")
 _READ: Final = struct.Struct("<QI")
 _RECEIPT: Final = struct.Struct("<BQB")
-_CREDIT: Final = struct.Struct("<4Q")
+_CREDIT: Final = struct.Struct("<16Q")
 _PING: Final = struct.Struct("<3Q")
 _PONG: Final = struct.Struct("<7Q")
 _U16: Final = struct.Struct("<H")
 _CLOSE: Final = struct.Struct("<HH")
+
+
+class Epochs(NamedTuple):
+    """The epochs of the streams from one peer to another."""
+
+    durable: int
+    """The epoch of the durable streams."""
+    volatile: int
+    """The epoch of the volatile streams, which is new in each process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +92,6 @@ class Hello:
 
     min_version: int
     max_version: int
-    epoch: int
-    """The epoch of the sender of the HELLO, within which its sequence numbers count."""
     features: int
     """Feature bits of the sender; none are defined yet, and unknown bits are ignored."""
     max_batch_bytes: int
@@ -91,25 +99,27 @@ class Hello:
     body alone may be larger."""
     max_payload_size: int
     """The largest payload that the sender accepts, in bytes."""
-    credit: Credit
-    """The first grant: how much the other side may send before a CREDIT frame."""
-    known_epoch: int
-    """The latest epoch of the other side that the sender has stored; 0: none."""
-    marks: tuple[int, int, int, int]
-    """The highest sequence accepted in each lane within `known_epoch`; 0: none."""
+    epochs: Epochs
+    """The epochs of the sender of the HELLO, within which its sequence numbers count."""
+    known_epochs: Epochs
+    """The latest epochs of the other side that the sender knows; 0: none."""
+    marks: tuple[int, ...]
+    """By stream: the highest sequence accepted within the epoch of `known_epochs`; 0: none."""
+    credit: tuple[Credit, ...]
+    """By stream, the first grant: what the other side may send before a CREDIT frame."""
 
     def encode(self) -> bytes:
         """Encode the whole frame."""
         body = _HELLO.pack(
             self.min_version,
             self.max_version,
-            self.epoch,
             self.features,
-            self.max_batch_bytes,
             self.max_payload_size,
-            *self.credit,
-            self.known_epoch,
+            self.max_batch_bytes,
+            *self.epochs,
+            *self.known_epochs,
             *self.marks,
+            *chain.from_iterable(self.credit),
         )
         return _PREFIX.pack(len(body) + 1, HELLO) + body
 
@@ -130,7 +140,7 @@ class Part:
     flags: int
     """`FIRST` and `LAST` in any combination, or `ABORT` alone."""
     stream: int
-    """The stream of the batch: 0 to 3, the priority of its envelopes."""
+    """The stream of the batch; see `streams` in `wire.header`."""
     data: bytes | memoryview = b""
     """The bytes of the batch in this part."""
     count: int = 0
@@ -235,13 +245,14 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CreditFrame:
-    """The new total that the other side may send. A total never shrinks."""
+    """The new totals that the other side may send, by stream. A total never shrinks."""
 
-    credit: Credit
+    credit: tuple[Credit, ...]
 
     def encode(self) -> bytes:
         """Encode the whole frame."""
-        return _PREFIX.pack(_CREDIT.size + 1, CREDIT) + _CREDIT.pack(*self.credit)
+        totals = chain.from_iterable(self.credit)
+        return _PREFIX.pack(_CREDIT.size + 1, CREDIT) + _CREDIT.pack(*totals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,26 +370,30 @@ def decode(frame_type: int, body: bytes) -> Frame | None:
 def _read_hello(body: bytes) -> Hello:
     # A later version may add fields behind these; this version ignores them.
     fields: tuple[Any, ...] = _HELLO.unpack_from(body)
-    lowest, highest, epoch, features, max_batch, max_payload, *numbers = fields
+    lowest, highest, features, max_payload, max_batch, *numbers = fields
     hello = Hello(
         min_version=lowest,
         max_version=highest,
-        epoch=epoch,
         features=features,
-        max_batch_bytes=max_batch,
         max_payload_size=max_payload,
-        credit=Credit(*numbers[:4]),
-        known_epoch=numbers[4],
-        marks=(numbers[5], numbers[6], numbers[7], numbers[8]),
+        max_batch_bytes=max_batch,
+        epochs=Epochs(*numbers[:2]),
+        known_epochs=Epochs(*numbers[2:4]),
+        marks=tuple(numbers[4:12]),
+        credit=_credits(numbers[12:]),
     )
     if (
         hello.min_version > hello.max_version
-        or not 0 < hello.epoch <= MAX_EPOCH
-        or hello.known_epoch > MAX_EPOCH
+        or not 0 < min(hello.epochs) <= max(hello.epochs) <= MAX_EPOCH
+        or max(hello.known_epochs) > MAX_EPOCH
         or hello.max_batch_bytes < LEAST_MAX_BATCH_BYTES
     ):
         raise _error("a HELLO with illegal versions, epochs or sizes")
     return hello
+
+
+def _credits(numbers: Sequence[int]) -> tuple[Credit, ...]:
+    return tuple(map(Credit, numbers[::2], numbers[1::2]))
 
 
 def _read_part(body: bytes) -> Part:
@@ -450,7 +465,7 @@ _READERS: Final[dict[int, Callable[[bytes], Frame]]] = {
     ENVELOPES: _read_part,
     RECEIPT: _read_receipts,
     READ: lambda body: Read(*_READ.unpack(body)),
-    CREDIT: lambda body: CreditFrame(Credit(*_CREDIT.unpack(body))),
+    CREDIT: lambda body: CreditFrame(_credits(_CREDIT.unpack(body))),
     PING: _read_ping,
     PONG: _read_pong,
     CLOSE: _read_close,

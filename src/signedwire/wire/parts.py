@@ -2,20 +2,21 @@
 
     batch = 64 bytes signature ‖ count × (u32 size ‖ body)
 
-Every part has at most `MAX_FRAME_SIZE` bytes as a frame. Each priority has a stream of its
-own, and parts of several streams may come in any order. So an urgent batch goes between two
+Every part has at most `MAX_FRAME_SIZE` bytes as a frame. All envelopes of a batch are of one
+stream, and parts of several streams may come in any order. So an urgent batch goes between two
 parts of a large one.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import Final, NamedTuple, TypeAlias
 
 from signedwire.errors import RemoteProtocolError
 from signedwire.types import Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.header import MIN_V2_HEADER_SIZE, PRIORITY
+from signedwire.wire.header import MIN_V2_HEADER_SIZE, VOLATILE, stream_of
 from signedwire.wire.link_frames import ABORT, FIRST, LAST, Part, part_header
 
 __all__ = ["BatchReader", "BatchWriter", "IncomingBatches", "OutgoingBatches", "encode_batch"]
@@ -37,8 +38,8 @@ class BatchWriter:
 
     Args:
         signature: The signature of the batch.
-        bodies: 1 to 256 bodies of one priority.
-        stream: The stream of the batch, which is that priority.
+        bodies: 1 to 256 bodies of one stream.
+        stream: That stream.
     """
 
     __slots__ = ("_bodies", "_position", "_signature", "_total", "_view", "size", "stream")
@@ -87,7 +88,7 @@ class BatchWriter:
 
 def encode_batch(signature: bytes, bodies: list[bytes], stream: int | None = None) -> bytes:
     """Encode a signed batch as the frames of all of its parts. See `BatchWriter`."""
-    writer = BatchWriter(signature, bodies, bodies[0][PRIORITY] if stream is None else stream)
+    writer = BatchWriter(signature, bodies, stream_of(bodies[0]) if stream is None else stream)
     pieces: list[Bytes] = []
     while not writer.is_done:
         pieces += writer.next_part()
@@ -95,23 +96,27 @@ def encode_batch(signature: bytes, bodies: list[bytes], stream: int | None = Non
 
 
 class OutgoingBatches:
-    """The batches of a link whose parts are not all handed out, the highest stream first.
+    """The batches of a link whose parts are not all handed out, the highest priority first.
 
-    A batch that is added while another one of its stream is under way waits behind it.
+    The two streams of a priority take turns by bytes. A batch that is added while another one of
+    its stream is under way waits behind it.
     """
 
-    __slots__ = ("_free_reads", "_queue", "bytes_out")
+    __slots__ = ("_free_reads", "_lead", "_queue", "bytes_out")
 
     def __init__(self) -> None:
         self._queue: list[BatchWriter] = []
         self.bytes_out = 0
         """Bytes of batches that were handed out, without the headers of parts."""
         self._free_reads = 0
+        self._lead = [0] * VOLATILE
+        """By priority: bytes that its durable stream is ahead of its volatile one, or less if
+        that is a whole batch."""
 
     @property
     def top(self) -> int:
-        """The highest stream with a batch under way; -1: there is none."""
-        return self._queue[0].stream if self._queue else -1
+        """The highest priority of a batch under way; -1: there is none."""
+        return self._queue[0].stream % VOLATILE if self._queue else -1
 
     def has(self, stream: int) -> bool:
         """Whether a batch of this stream is under way."""
@@ -119,8 +124,8 @@ class OutgoingBatches:
 
     def add(self, writer: BatchWriter) -> None:
         """Add a batch."""
-        at = len(self._queue)
-        while at and self._queue[at - 1].stream < writer.stream:
+        at, priority = len(self._queue), writer.stream % VOLATILE
+        while at and self._queue[at - 1].stream % VOLATILE < priority:
             at -= 1
         self._queue.insert(at, writer)
 
@@ -132,7 +137,8 @@ class OutgoingBatches:
         """
         pieces: list[Bytes] = []
         while self._queue and (room is None or room > 0):
-            writer = self._queue[0]
+            at = self._next() if len(self._queue) > 1 else 0
+            writer = self._queue[at]
             size = writer.next_size
             if room is not None:
                 if pieces and size > room:
@@ -141,9 +147,30 @@ class OutgoingBatches:
             pieces += writer.next_part()
             self.bytes_out += size
             self._free_reads += 1
+            self._count(writer.stream, size)
             if writer.is_done:
-                del self._queue[0]
+                del self._queue[at]
         return pieces
+
+    def _next(self) -> int:
+        """Return the place of the batch whose part goes next."""
+        queue, first = self._queue, self._queue[0].stream
+        for at in range(1, len(queue)):
+            stream = queue[at].stream
+            if stream == first:
+                continue
+            if stream % VOLATILE != first % VOLATILE:
+                return 0
+            # Two streams of one priority. If neither is ahead, the volatile one goes.
+            is_volatile_next = self._lead[first % VOLATILE] >= 0
+            return at if (stream >= VOLATILE) == is_volatile_next else 0
+        return 0
+
+    def _count(self, stream: int, size: int) -> None:
+        priority = stream % VOLATILE
+        lead = self._lead[priority] + (size if stream < VOLATILE else -size)
+        # A stream that was alone for long does not wait as long for the other.
+        self._lead[priority] = max(-frames.MAX_BATCH_BYTES, min(lead, frames.MAX_BATCH_BYTES))
 
     def cost_of_read(self) -> int:
         """Return the cost of a READ, in PINGs. The peer may send one for each part, for 0."""
@@ -217,8 +244,8 @@ class BatchReader:
             if size < MIN_V2_HEADER_SIZE:
                 raise _error(f"an envelope of {size} bytes")
             body = data[position:stop]
-            if body[PRIORITY] != stream:
-                raise _error(f"an envelope of priority {body[PRIORITY]} in stream {stream}")
+            if stream_of(body) != stream:
+                raise _error(f"an envelope of stream {stream_of(body)} in stream {stream}")
             bodies.append(body)
             position = stop
         if position != end:
@@ -263,9 +290,9 @@ class IncomingBatches:
         """Bytes of batches that were read, without the headers of parts."""
 
     @property
-    def unfinished(self) -> list[BatchReader]:
-        """The batches whose last part has not come."""
-        return list(self._readers.values())
+    def unfinished(self) -> Mapping[int, BatchReader]:
+        """By stream, the batches whose last part has not come."""
+        return self._readers
 
     @property
     def due(self) -> float | None:

@@ -19,19 +19,19 @@ class ReceiptSigner:
     Args:
         identity: The key that signs.
         sender: The sender of the envelopes.
-        is_durable: Whether a store commits envelopes before they are receipted.
     """
 
-    __slots__ = ("_identity", "_parties", "is_durable")
+    __slots__ = ("_identity", "_parties")
 
-    def __init__(self, identity: Identity, sender: Did, is_durable: bool) -> None:
+    def __init__(self, identity: Identity, sender: Did) -> None:
         self._identity = identity
         self._parties = bytes(identity.did) + bytes(sender)
-        self.is_durable = is_durable
 
-    def receipts(self, kind: int, hashes: list[bytes], at_us: int) -> list[bytes]:
+    def receipts(
+        self, kind: int, hashes: list[bytes], at_us: int, is_committed: bool
+    ) -> list[bytes]:
         """Make the frames of `Session.send_receipts()`."""
-        return list(self._sign(kind, hashes, at_us, int(self.is_durable), b""))
+        return list(self._sign(kind, hashes, at_us, int(is_committed), b""))
 
     def refusals(self, refusals: Iterable[Refusal], at_us: int) -> list[bytes]:
         """Make the frames of `Session.send_refusals()`: one receipt for each reason and text."""

@@ -21,7 +21,7 @@ Invariants:
 
 - A peer that sends more than it was granted has its session closed.
 - No event of an envelope comes before the session has verified its signature.
-- Frames without envelopes are sent before parts of batches, and parts of a higher stream before
+- Frames without envelopes are sent before parts of batches, and parts of a higher priority before
   those of a lower one.
 - CLOSE is the last frame.
 """
@@ -36,11 +36,11 @@ from typing import Final
 
 from signedwire.errors import RemoteProtocolError, SignatureError
 from signedwire.identity import Identity, Label, verify_labelled
-from signedwire.types import Credit, Did, Priority, Reason
+from signedwire.types import Credit, Did, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.envelope import sign_batch, verify_batch
 from signedwire.wire.granted_credit import GrantedCredit
-from signedwire.wire.header import PRIORITY
+from signedwire.wire.header import STREAMS, stream_of
 from signedwire.wire.idle import IdleMeter
 from signedwire.wire.link_frames import (
     Close,
@@ -85,12 +85,12 @@ __all__ = [
     "StallNoticed",
 ]
 
-_CRITICAL: Final = int(Priority.CRITICAL)
 _STALL: Final = 1.0
 """Lateness of a timer, in seconds, that shows that our own event loop stalled. The timeouts
 of the peer are then extended by the lateness and by this much, because its bytes may still
 wait in the socket."""
-_NOTHING: Final = Credit(0, 0, 0, 0)
+_NOTHING: Final = Credit(0, 0)
+_NO_CREDIT: Final = (_NOTHING,) * STREAMS
 _IDLE: Final = frozenset({Ping, Pong})
 _SIGNATURE_COST: Final = 16
 """The cost of verifying a signature, in PINGs."""
@@ -127,8 +127,6 @@ class Session:
         is_expected: Returns whether receipts name any message in flight. Only such
             receipts are verified; all others are counted as idle frames.
         on_round_trip: Called with the seconds from each PING to its PONG.
-        is_durable: Whether a store of this end commits messages before `send_receipts()`.
-            The receipts say so.
         is_stranger: Whether the time for a whole batch of the peer is limited too.
     """
 
@@ -142,7 +140,6 @@ class Session:
         read_clocks: Callable[[], tuple[int, int]],
         is_expected: Callable[[Receipts], bool] = lambda _: True,
         on_round_trip: Callable[[float], object] = lambda _: None,
-        is_durable: bool = False,
         is_stranger: bool = False,
     ) -> None:
         self.peer = peer
@@ -152,11 +149,11 @@ class Session:
         self.their_hello: Hello | None = None
         self.read_by_peer = 0
         """Bytes of our batches that the peer has reported to have read."""
-        self.our_epoch = hello.epoch
-        """The epoch in our HELLO."""
+        self.our_epochs = hello.epochs
+        """The epochs in our HELLO."""
         self._identity = identity
         self._is_expected = is_expected
-        self._signer = ReceiptSigner(identity, peer, is_durable)
+        self._signer = ReceiptSigner(identity, peer)
         self._us = bytes(identity.did)
         self._them = bytes(peer)
         self._limits = limits
@@ -172,9 +169,9 @@ class Session:
         # Our CLOSE until it is sent. Answers to frames before the fault are sent before it.
         self._close_frame = b""
         self._credit = GrantedCredit(hello.credit, limits.max_payload_size)
-        self._allowed = _NOTHING
-        self._sent = _NOTHING
-        self._idle = IdleMeter(hello.credit.messages + hello.credit.critical_messages, now)
+        self._allowed: tuple[Credit, ...] = _NO_CREDIT
+        self._sent = [_NOTHING] * STREAMS
+        self._idle = IdleMeter(sum(credit.messages for credit in hello.credit), now)
         self._opened_at = now
         self._last_inbound_at = now
         self._partial_since: float | None = None
@@ -258,7 +255,7 @@ class Session:
     def receive_eof(self, now: float) -> None:
         """Close the session, because the channel has ended without a CLOSE frame."""
         if self.state is not State.CLOSED:
-            is_cut = self._decoder.has_partial_frame or self._incoming.unfinished
+            is_cut = self._decoder.has_partial_frame or bool(self._incoming.unfinished)
             reason = Reason.TRUNCATED if is_cut else None
             self._close(
                 Closed(CLOSE_MISSING, "the connection ended", is_by_peer=True, reason=reason)
@@ -292,8 +289,8 @@ class Session:
         return data
 
     @property
-    def top_stream(self) -> int:
-        """The highest stream with a batch whose parts are not all handed out; -1: none."""
+    def top_priority(self) -> int:
+        """The highest priority of a batch whose parts are not all handed out; -1: none."""
         return self._outgoing.top
 
     @property
@@ -312,39 +309,42 @@ class Session:
             bool(self._close_frame) and self.their_hello is not None
         )
 
-    def send_window(self) -> Credit:
-        """Return the remaining credit; zero before the peer's HELLO and after the end."""
+    def send_window(self, stream: int) -> Credit:
+        """Return what is left of a stream's credit; zero before the peer's HELLO and at the end."""
         if self.state is not State.OPEN:
             return _NOTHING
-        return self._allowed.minus(self._sent)
+        return self._allowed[stream].minus(self._sent[stream])
 
     def send_batch(self, bodies: list[bytes]) -> SentBatch:
-        """Sign 1 to 256 envelopes of one priority, and queue the parts of the batch.
+        """Sign 1 to 256 envelopes of one stream, and queue the parts of the batch.
 
         The caller has checked that `send_window()` covers them. To sign a batch as late as
-        possible, it calls this when `top_stream` is below their priority.
+        possible, it calls this when `top_priority` is not above their priority, and
+        `is_sending()` is false for their stream.
         """
         assert self.state is State.OPEN
         size = sum(map(len, bodies))
-        stream = bodies[0][PRIORITY]
-        is_critical = stream == _CRITICAL
-        self._sent = self._sent.plus(len(bodies), size, is_critical=is_critical)
+        stream = stream_of(bodies[0])
+        self._sent[stream] = sent = self._sent[stream].plus(len(bodies), size)
         self._idle.expect_answers(len(bodies))
-        assert not self._sent.exceeds(self._allowed)
+        assert not sent.exceeds(self._allowed[stream])
         root, signature, leaves = sign_batch(self._identity, bodies)
         self._outgoing.add(BatchWriter(signature, bodies, stream))
         return SentBatch(root, leaves, signature)
 
-    def send_receipts(self, kind: int, hashes: list[bytes], at_us: int) -> None:
+    def send_receipts(
+        self, kind: int, hashes: list[bytes], at_us: int, *, is_committed: bool = False
+    ) -> None:
         """Sign and queue receipts.
 
         Args:
             kind: What happened; see `Receipts.kind`. For refusals, use `send_refusals()`.
             hashes: The roots or leaves that the receipts name; any number.
             at_us: When it happened: Unix time, microseconds.
+            is_committed: Whether a store of this end has committed the envelopes.
         """
         if self._can_answer:
-            self._control += self._signer.receipts(kind, hashes, at_us)
+            self._control += self._signer.receipts(kind, hashes, at_us, is_committed)
 
     def send_refusals(self, refusals: list[Refusal], at_us: int) -> None:
         """Sign and queue refusals, any number of them: one receipt for each reason and text.
@@ -354,19 +354,16 @@ class Session:
         if self._can_answer:
             self._control += self._signer.refusals(refusals, at_us)
 
-    @property
-    def granted_unused(self) -> Credit:
-        """Credit that was granted to the peer, advertised or not, and that it has not used.
+    def granted_unused(self, stream: int) -> Credit:
+        """Return the credit of a stream that was granted, advertised or not, and is not used.
 
         Credit for a batch counts as used when the batch is complete.
         """
-        unused = self._credit.granted.minus(self._credit.received)
-        for batch in self._incoming.unfinished:
-            is_critical = batch.stream == _CRITICAL
-            unused = unused.plus(batch.count, batch.total, is_critical=is_critical)
-        return unused
+        unused = self._credit.unused(stream)
+        batch = self._incoming.unfinished.get(stream)
+        return unused if batch is None else unused.plus(batch.count, batch.total)
 
-    def grant(self, messages: int, size: int, *, is_critical: bool) -> None:
+    def grant(self, stream: int, messages: int, size: int) -> None:
         """Grant the peer more credit, because the application has taken messages.
 
         The session sends CREDIT when the new credit reaches a quarter of the first
@@ -375,13 +372,13 @@ class Session:
         this end for a message.
 
         Args:
+            stream: Their stream.
             messages: Number of messages that the application has taken.
             size: Their size in bytes.
-            is_critical: Whether they were in the Critical lane, which has its own credit.
         """
         if self.state is State.CLOSED:
             return
-        if self._credit.add(messages, size, is_critical=is_critical):
+        if self._credit.add(stream, messages, size):
             self._control.append(self._credit.tell().encode())
 
     def close(self, code: int, reason: str) -> None:
@@ -497,12 +494,11 @@ class Session:
         if part.flags == frames.ABORT:
             self._handle_abort(part, now)
             return
-        if part.flags & frames.FIRST:
-            is_critical = part.stream == _CRITICAL
-            if not self._credit.charge(part.count, part.total, is_critical=is_critical):
-                raise RemoteProtocolError(
-                    Reason.PROTOCOL_ERROR, "the peer sent more than it was granted"
-                )
+        is_first = bool(part.flags & frames.FIRST)
+        if is_first and not self._credit.charge(part.stream, part.count, part.total):
+            raise RemoteProtocolError(
+                Reason.PROTOCOL_ERROR, "the peer sent more than it was granted"
+            )
         batch = self._incoming.add(part, now)
         if self._reads.note(self._incoming.bytes_in, now, self._precise_now):
             self._report_read(self._precise_now)
@@ -531,8 +527,7 @@ class Session:
         """Grant the credit of the batch again: none of its envelopes gets an answer."""
         batch = self._incoming.abort(part)
         self.count_idle(1, now)
-        is_critical = batch.stream == _CRITICAL
-        self._credit.add(batch.count, batch.total, is_critical=is_critical)
+        self._credit.add(batch.stream, batch.count, batch.total)
         self._control.append(self._credit.tell().encode())
 
     def _handle_receipts(self, receipts: Receipts, now: float) -> None:
@@ -551,7 +546,7 @@ class Session:
         self._events.append(ReceiptsReceived(receipts))
 
     def _handle_credit(self, frame: CreditFrame, now: float) -> None:
-        if self._allowed.exceeds(frame.credit):
+        if any(map(Credit.exceeds, self._allowed, frame.credit)):
             raise RemoteProtocolError(Reason.PROTOCOL_ERROR, "the peer reduced its credit")
         is_same = frame.credit == self._allowed
         self.count_idle(1 if is_same else self._idle.cost_of_answers(1), now)
