@@ -1,0 +1,146 @@
+"""The messages that wait for one peer: a lane for each stream.
+
+    stream   0 … 3   durable, Low to Critical
+             4 … 7   volatile, Low to Critical
+
+Durable messages and volatile ones have limits of their own, so that what waits in a store never
+keeps a volatile message out. Within one priority, no order is promised between the two streams.
+
+Threads: as `Lanes`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Final, Generic, TypeVar
+
+from signedwire.delivery.lanes import Lanes
+from signedwire.types import Priority
+from signedwire.wire.header import VOLATILE
+
+__all__ = ["SendQueue"]
+
+T = TypeVar("T")
+_TOP_DOWN: Final = tuple(
+    stream
+    for priority in sorted(map(int, Priority), reverse=True)
+    for stream in (priority + VOLATILE, priority)
+)
+
+
+class SendQueue(Generic[T]):
+    """Eight bounded lanes, one per stream.
+
+    Args:
+        limit: Maximum number of durable items, and again of volatile ones; at least 1.
+        reserve: Number of further slots of each kind that only Critical may use.
+    """
+
+    __slots__ = ("_by_stream", "_durable", "_volatile")
+
+    def __init__(self, limit: int, reserve: int = 0) -> None:
+        self._durable: Lanes[T] = Lanes(limit, reserve)
+        self._volatile: Lanes[T] = Lanes(limit, reserve)
+        self._by_stream = tuple(
+            half.lane(priority) for half in (self._durable, self._volatile) for priority in Priority
+        )
+
+    def _half(self, stream: int) -> Lanes[T]:
+        return self._volatile if stream >= VOLATILE else self._durable
+
+    def put(self, item: T, stream: int) -> bool:
+        """Append to the lane of a stream; return `False` and do nothing if there is no room."""
+        return self._half(stream).put(item, stream % VOLATILE)
+
+    def put_many(self, items: Sequence[T], stream: int) -> int:
+        """Append as many of the first items as there is room for; return how many."""
+        return self._half(stream).put_many(items, stream % VOLATILE)
+
+    def add_many(self, items: Iterable[T], stream: int) -> None:
+        """Append without regard to the limit; the caller bounds the number in another way."""
+        self._half(stream).add_many(items, stream % VOLATILE)
+
+    def lane(self, stream: int) -> deque[T]:
+        """Return one lane.
+
+        Only the one consumer thread calls this, and calls `notify_room()` after taking.
+        """
+        return self._by_stream[stream]
+
+    def take(self) -> T | None:
+        """Remove and return the oldest item of the highest lane; `None` if all are empty."""
+        for stream in _TOP_DOWN:
+            lane = self._by_stream[stream]
+            if lane:
+                try:
+                    item = lane.popleft()
+                except IndexError:  # another thread took the last one
+                    continue
+                self.notify_room(stream)
+                return item
+        return None
+
+    def put_back(self, items: Iterable[tuple[T, int]]) -> None:
+        """Put items with their streams, in the order taken, back to the heads of their lanes.
+
+        The limits do not apply, because the items had their slots before.
+        """
+        durable: list[tuple[T, int]] = []
+        volatile: list[tuple[T, int]] = []
+        for item, stream in items:
+            if stream >= VOLATILE:
+                volatile.append((item, stream - VOLATILE))
+            else:
+                durable.append((item, stream))
+        self._durable.put_back(durable)
+        self._volatile.put_back(volatile)
+
+    def remove_if(self, is_unwanted: Callable[[T], bool]) -> list[T]:
+        """Remove and return every item that `is_unwanted` picks; the others keep their order."""
+        return self._durable.remove_if(is_unwanted) + self._volatile.remove_if(is_unwanted)
+
+    # -- room -----------------------------------------------------------------------------
+
+    def has_room(self, stream: int) -> bool:
+        """Whether an item of this stream would fit now."""
+        return self._half(stream).has_room(stream % VOLATILE)
+
+    def when_room(self, wake: Callable[[], None], *, is_durable: bool) -> bool:
+        """Call `wake` once, when half of the slots are empty; `False` if they are already.
+
+        Those are the slots for durable items, or for volatile ones.
+        """
+        return (self._durable if is_durable else self._volatile).when_room(wake)
+
+    def notify_room(self, stream: int) -> None:
+        """Wake the producers that wait, if half of the slots of this stream's kind are empty."""
+        self._half(stream).notify_room()
+
+    def wake_all(self) -> None:
+        """Wake all producers that wait, because the queue is closed."""
+        self._durable.wake_all()
+        self._volatile.wake_all()
+
+    # -- numbers --------------------------------------------------------------------------
+
+    def size(self, stream: int) -> int:
+        """Return the number of items in one lane."""
+        return len(self._by_stream[stream])
+
+    def sizes(self) -> dict[Priority, int]:
+        """Return the number of items of each priority."""
+        volatile = self._volatile.sizes()
+        durable = self._durable.sizes()
+        return {priority: durable[priority] + volatile[priority] for priority in durable}
+
+    def __len__(self) -> int:
+        return len(self._durable) + len(self._volatile)
+
+    def __bool__(self) -> bool:
+        return any(self._by_stream)
+
+    def __iter__(self) -> Iterator[T]:
+        """Iterate over a snapshot, in the order in which the items would be taken."""
+        return chain.from_iterable([tuple(self._by_stream[stream]) for stream in _TOP_DOWN])

@@ -1,0 +1,113 @@
+"""The two sets of streams to one peer: of durable messages, and of volatile ones.
+
+Each `SendStream` has an epoch of its own and numbers its four priorities. An answer names a
+batch or an envelope by its hash, which says nothing about the stream, so both are asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_queue import SendQueue
+from signedwire.delivery.streams import Refused, SendStream
+from signedwire.types import Credit
+from signedwire.wire.header import VOLATILE
+from signedwire.wire.link_frames import Epochs, Receipts
+from signedwire.wire.session import SentBatch
+
+__all__ = ["SendStreams"]
+
+
+class SendStreams:
+    """The numbers and receipts of all messages to one peer that were sent over v2.
+
+    Args:
+        durable: The streams of durable messages.
+        volatile: The streams of volatile messages.
+    """
+
+    __slots__ = ("durable", "volatile")
+
+    def __init__(self, durable: SendStream, volatile: SendStream) -> None:
+        self.durable = durable
+        self.volatile = volatile
+
+    @property
+    def epochs(self) -> Epochs:
+        """The epochs of new numbers."""
+        return Epochs(self.durable.epoch, self.volatile.epoch)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no message is in flight."""
+        return self.durable.is_empty and self.volatile.is_empty
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether no message was ever sent."""
+        return self.durable.is_fresh and self.volatile.is_fresh
+
+    @property
+    def is_forgettable(self) -> bool:
+        """Whether no further answer of the peer can change a receipt."""
+        return self.durable.is_forgettable and self.volatile.is_forgettable
+
+    @property
+    def in_flight(self) -> int:
+        """Number of messages that were written and have no answer."""
+        return self.durable.in_flight + self.volatile.in_flight
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Bytes of the messages in flight with their headers, and the weight of their batches."""
+        return self.durable.in_flight_bytes + self.volatile.in_flight_bytes
+
+    def is_in_flight(self, root: bytes) -> bool:
+        """Whether the batch with this root has messages without an answer."""
+        return self.durable.is_in_flight(root) or self.volatile.is_in_flight(root)
+
+    def take_batch(
+        self,
+        queue: SendQueue[OutgoingMessage],
+        stream: int,
+        credit: Credit,
+        end_if_dead: Callable[[OutgoingMessage], bool],
+        largest: int,
+        max_bytes: int,
+    ) -> list[OutgoingMessage]:
+        """Take the messages of the next batch of a stream. See `SendStream.take_batch()`."""
+        half = self.volatile if stream >= VOLATILE else self.durable
+        batch = half.take_batch(queue.lane(stream), credit, end_if_dead, largest, max_bytes)
+        queue.notify_room(stream)
+        return batch
+
+    def sent(self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]) -> None:
+        """Note that a link has taken a batch of these messages."""
+        half = self.durable if messages[0].options.is_durable else self.volatile
+        half.sent(batch, messages, bodies)
+
+    def is_expected(self, receipts: Receipts) -> bool:
+        """Whether a message waits for one of these receipts."""
+        return any(half.is_expected(receipts) for half in self._awaiting())
+
+    def receipts(self, receipts: Receipts, raw: bytes) -> list[OutgoingMessage]:
+        """Apply receipts of kinds 1 to 3, and return the messages that are now accepted."""
+        accepted: list[OutgoingMessage] = []
+        for half in self._awaiting():
+            accepted += half.receipts(receipts, raw)
+        return accepted
+
+    def refused(self, receipts: Receipts, raw: bytes) -> list[Refused]:
+        """Apply receipts of kind 4. The caller changes the state of the messages."""
+        refused: list[Refused] = []
+        for half in self._awaiting():
+            refused += half.refused(receipts, raw)
+        return refused
+
+    def _awaiting(self) -> list[SendStream]:
+        return [half for half in (self.durable, self.volatile) if not half.is_forgettable]
+
+    def take_unanswered(self) -> list[OutgoingMessage]:
+        """Return all unanswered messages, in the order of sending, after the link has ended."""
+        return self.durable.take_unanswered() + self.volatile.take_unanswered()
