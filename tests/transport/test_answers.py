@@ -158,15 +158,15 @@ async def test_answers_do_not_pile_up_for_a_peer_that_stays_away() -> None:
                 sequence += 8
                 messages += [await next_of(bob) for _ in range(8)]
                 await alice.next(ReceiptsReceived)
-                while alice.session.send_window().messages < 8:
+                while alice.session.send_window(Priority.NORMAL).messages < 8:
                     await alice.read()
         await eventually(lambda: bob.stats().inbound_connections == 0)
         for message in messages:
             message.ack()
         await asyncio.sleep(0.01)
         receiver = bob._core.endpoint.sessions.session(ALICE.did).receiver
-        assert len(receiver.answers._remembered) == 16 + 4 + 1024
-        assert not receiver.answers._handled
+        assert len(receiver.answers._durable._remembered) == 3 * 16 + 4 + 1024
+        assert not receiver.answers._durable._handled
 
 
 # -- A3: nodes that close ------------------------------------------------------------------

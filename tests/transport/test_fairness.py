@@ -10,8 +10,9 @@ from typing import Final
 from test_link import Net, meet, take
 from test_links import RawPeer
 
+from linkkit import credits
 from signedwire import Identity, Node, Priority
-from signedwire.types import Credit, unix_time_us
+from signedwire.types import unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.session import BatchReceived, HelloReceived
 from wirekit import ALICE, BOB, LIMIT, identity, on_both_loops, within
@@ -24,7 +25,7 @@ MIB: Final = 2**20
 @on_both_loops
 async def test_what_is_held_for_a_peer_is_counted_by_what_it_costs() -> None:
     """The recipient answers two of the three messages of each batch, and never the third."""
-    plenty = Credit(10**6, 2**32, 1000, MIB)
+    plenty = credits(10**6, 2**32, 1000, MIB)
     async with Net("tcp").node(ALICE) as alice:
         with await RawPeer.dial(alice, BOB, credit=plenty) as peer:
             await peer.next(HelloReceived)

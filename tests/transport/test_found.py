@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import types
+from collections import deque
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
@@ -19,7 +20,7 @@ from test_link import Net, links_of, meet, next_of, states, take
 from test_links import RawPeer, payloads
 
 from idkit import id_of
-from linkkit import body, events_of, hello, open_pair, ping, pong, received
+from linkkit import body, credits, events_of, hello, open_pair, ping, pong, received
 from signedwire import (
     DeliveryFailedError,
     DeliveryState,
@@ -35,11 +36,11 @@ from signedwire import (
 from signedwire.delivery import dial_history as dial_history_module
 from signedwire.delivery import peer_sender as peer_sender_module
 from signedwire.delivery import peer_session as peer_session_module
-from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.receive_stream import ReceiveStream
 from signedwire.delivery.send_options import SendOptions
+from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.streams import SendStream
 from signedwire.errors import Cause
 from signedwire.events import PeerConnected
@@ -52,6 +53,7 @@ from signedwire.wire import idle as idle_module
 from signedwire.wire import link_frames as frames
 from signedwire.wire import session as session_module
 from signedwire.wire.envelope import sign_batch
+from signedwire.wire.link_frames import Epochs
 from signedwire.wire.parts import encode_batch
 from signedwire.wire.session import BatchReceived, Closed, HelloReceived, ReceiptsReceived
 from tlskit import in_thread, quick
@@ -182,7 +184,7 @@ async def test_a_message_that_comes_while_its_peer_is_forgotten() -> None:
             meet(alice, bob)
             receipts.append(alice.send_nowait(bob.did, b"not lost"))
 
-        class Interrupted(Lanes[Any]):
+        class Interrupted(SendQueue[Any]):
             """Whoever looks whether it is empty finds it so, and then it is not."""
 
             __slots__ = ()
@@ -217,13 +219,13 @@ async def test_a_peer_that_is_forgotten_while_a_message_comes() -> None:
             meet(alice, bob)
             forgotten.set()
 
-        class Interrupted(Lanes[Any]):
+        class Interrupted(SendQueue[Any]):
             __slots__ = ()
 
-            def put(self, item: Any, priority: int) -> bool:
+            def put(self, item: Any, stream: int) -> bool:
                 loop.call_soon_threadsafe(forget)
                 assert forgotten.wait(LIMIT)
-                return super().put(item, priority)
+                return super().put(item, stream)
 
         sender.lanes.__class__ = Interrupted
         receipt = await in_thread(alice.send_nowait, bob.did, b"not lost")
@@ -463,7 +465,7 @@ async def test_a_robot_that_was_cut_is_told_as_such() -> None:
 async def test_a_link_that_has_ended_marks_nothing_as_written() -> None:
     size = 8 * MIB
     takes_all: dict[str, Any] = {
-        "credit": Credit(99, 2**40, 64, 2**30),
+        "credit": credits(99, 2**40, 64, 2**30),
         "max_payload_size": size,
     }
     with RawServer(receive_buffer=32768) as server:
@@ -529,7 +531,8 @@ async def test_answers_do_not_pile_up_for_who_hangs_up_again_and_again() -> None
             with await dial_wordless(bob, ALICE) as alice:
                 await alice.say(hello().encode(), frames.Close(frames.CLOSE_DONE, "").encode())
                 await eventually(lambda: bob.stats().inbound_connections == 0)
-        assert len(receiver.answers._handled) + len(receiver.answers._refused) <= count
+        durable = receiver.answers._durable
+        assert len(durable._handled) + len(durable._refused) <= count
         with await RawPeer.dial(bob, ALICE) as alice:
             # First that what is refused had been accepted, then the answers.
             for kind in (
@@ -543,15 +546,14 @@ async def test_answers_do_not_pile_up_for_who_hangs_up_again_and_again() -> None
 
 
 def test_refusals_of_what_was_never_sent_cost_next_to_nothing() -> None:
-    lanes: Lanes[OutgoingMessage] = Lanes(4000)
+    lane = deque[OutgoingMessage]()
     stream = SendStream(bytes(ALICE.did), bytes(BOB.did), 9)
     receipts = [
         OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), id_of(n), b"x") for n in range(4000)
     ]
-    for message in receipts:
-        assert lanes.put(message, Priority.NORMAL)
+    lane.extend(receipts)
     roots = []
-    while batch := stream.next_batch(lanes, Credit(HUGE, HUGE, 0, 0), lambda _: False):
+    while batch := stream.take_batch(lane, Credit(HUGE, HUGE), lambda _: False):
         bodies = [message.body for message in batch]
         signed = received(bodies, ALICE)
         seal = session_module.SentBatch(signed.root, signed.leaves, signed.signature)
@@ -606,7 +608,7 @@ async def test_what_is_in_flight_is_bounded_whatever_is_granted(
         async with Net().node(ALICE) as alice:
             alice.routing.update(BOB.did, server.address)
             receipts = [alice.send_nowait(BOB.did, b"%d" % n) for n in range(count)]
-            credit = Credit(HUGE, HUGE, HUGE, HUGE)
+            credit = credits(HUGE, HUGE, HUGE, HUGE)
             with await RawPeer.accept(server, BOB, ALICE, credit=credit) as peer:
                 got: list[bytes] = []
                 while len(got) < count:
@@ -652,9 +654,10 @@ async def test_who_was_forgotten_and_returns_is_sent_a_newer_epoch(is_ahead: boo
         meet(bob, alice)
         if is_ahead:
             receiver = bob._core.endpoint.sessions.session(alice.did).receiver
-            assert receiver.begin(unix_time_us() + 10**12)
+            ahead = unix_time_us() + 10**12
+            assert receiver.begin(Epochs(ahead, ahead))
             receiver._has_delivered = True
-        known = bob._core.endpoint.sessions.session(alice.did).receiver.stream.epoch
+        known = bob._core.endpoint.sessions.session(alice.did).receiver.durable.epoch
         epochs = [known]
         for number in (b"1", b"2", b"3"):
             await within(LIMIT, bob.send(alice.did, b"here I am"))
@@ -662,7 +665,9 @@ async def test_who_was_forgotten_and_returns_is_sent_a_newer_epoch(is_ahead: boo
             receipt = await within(LIMIT, alice.send(bob.did, number))
             assert receipt.is_confirmed
             assert await take(bob, 1) == [number]
-            epochs.append(alice._core.endpoint.sessions.session(bob.did).sender.stream.epoch)
+            epochs.append(
+                alice._core.endpoint.sessions.session(bob.did).sender.streams.durable.epoch
+            )
             del receipt
             gc.collect()
             for link in links_of(alice):

@@ -616,7 +616,7 @@ async def test_peers_show_the_health_of_a_link() -> None:
         assert status.queued == dict.fromkeys(Priority, 0)
         assert status.in_flight == 0
         assert status.send_window is not None
-        assert 0 < status.send_window.messages <= 4096
+        assert all(0 < credit.messages <= 4096 for credit in status.send_window)
         assert status.failed_attempts == 0
         assert status.dropped == {}
         await bob.close()

@@ -11,11 +11,12 @@ from typing import Any, Final, cast
 import pytest
 
 from idkit import id_of
-from linkkit import body, frames_of, open_pair, ping
+from linkkit import body, credits, frames_of, open_pair, ping
 from linkkit import session as new_session
 from signedwire import FailureKind
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
+from signedwire.delivery.stream_answers import Answers
 from signedwire.errors import Cause, DidProofError
 from signedwire.stats import Counters
 from signedwire.transport import link_events
@@ -35,7 +36,7 @@ from signedwire.wire.session import BatchReceived, Closed, HelloReceived, Sessio
 from wirekit import ALICE, BOB, on_asyncio
 
 GONE: Final = Cause("the peer closed the connection", FailureKind.CLOSED)
-NO_CREDIT: Final = Credit(0, 0, 0, 0)
+NO_CREDIT: Final = credits(0, 0, 0, 0)
 
 
 def channels() -> tuple[TlsChannel, TlsChannel]:
@@ -426,7 +427,7 @@ class TestLinkOutput:
 
     @on_asyncio
     async def test_parts_go_as_the_socket_takes_them(self) -> None:
-        out = Output(1, theirs=Credit(9, 1 << 20, 9, 1 << 20))
+        out = Output(1, theirs=credits(9, 1 << 20, 9, 1 << 20))
         out.sender.lanes[0] = body(1, bytes(100_000))
         out.state.note_open()
         out.stream.pending = 1
@@ -471,7 +472,7 @@ class TestLinkOutput:
     async def test_receipts_go_before_the_batch_in_one_write(self) -> None:
         out = Output(1)
         out.state.note_open()
-        out.output.queue_receipts([bytes(32)], [])
+        out.output.queue_receipts([bytes(32)], [], is_committed=False)
         assert out.frames() == []
         out.output.pump()
         assert out.frames() == ["Receipts", "Part"]
@@ -480,14 +481,14 @@ class TestLinkOutput:
     @on_asyncio
     async def test_urgent_receipts_are_written_at_once(self) -> None:
         out = Output()
-        out.output.queue_receipts([], [bytes(32)], is_urgent=True)
+        out.output.queue_receipts([], [bytes(32)], is_committed=False, is_urgent=True)
         assert out.frames() == ["Receipts"]
 
     @on_asyncio
     async def test_refusals_go_before_credit(self) -> None:
         out = Output()
         refusal = frames.Refusal(bytes(32), Reason.REFUSED)
-        out.output.answer(Credit(600, 1 << 19, 0, 0), [bytes(32)], [refusal])
+        out.output.answer({1: Credit(600, 1 << 19)}, Answers([bytes(32)], [], [refusal]))
         out.output.sign_receipts()
         out.output.flush()
         assert out.frames() == ["Receipts", "Receipts", "CreditFrame"]
@@ -496,12 +497,12 @@ class TestLinkOutput:
     async def test_nothing_is_written_after_the_end(self) -> None:
         out = Output(1)
         out.state.note_open()
-        out.output.queue_receipts([bytes(32)], [])
+        out.output.queue_receipts([bytes(32)], [], is_committed=False)
         out.output.pump_soon()
         out.state.note_over(GONE, None, None)
         out.output.end()
         out.output.pump()
-        out.output.answer(Credit(1, 1, 0, 0), [], [])
+        out.output.answer({1: Credit(1, 1)}, Answers([], [], []))
         for _ in range(4):
             await asyncio.sleep(0)
         assert out.frames() == []
@@ -512,7 +513,7 @@ class TestLinkOutput:
         """The CLOSE of a session is written last, after answers that wait for the disk."""
         out = Output()
         out.output.is_held = True
-        out.output.queue_receipts([bytes(32)], [], is_urgent=True)
+        out.output.queue_receipts([bytes(32)], [], is_committed=False, is_urgent=True)
         assert out.frames() == []
         out.output.is_held = False
         out.output.flush()

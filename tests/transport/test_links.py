@@ -35,7 +35,7 @@ from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import PeerState, unix_time_us
 from signedwire.wire import link_frames as frames
-from signedwire.wire.link_frames import Receipts, Refusal
+from signedwire.wire.link_frames import Epochs, Receipts, Refusal
 from signedwire.wire.session import (
     BatchReceived,
     Closed,
@@ -88,6 +88,10 @@ class RawPeer:
         self._sock = sock
         self._channel = TlsIdentity(who).channel(is_server=is_server)
         limits = SessionLimits(max_payload_size=2**20)
+        if "epoch" in changes:
+            changes["epochs"] = Epochs(*[changes.pop("epoch")] * 2)
+        if "known_epoch" in changes:
+            changes["known_epochs"] = Epochs(changes.pop("known_epoch"), 0)
         self.session = Session(
             who, them.did, hello(**changes), limits, time.monotonic(), read_clocks
         )
@@ -442,20 +446,20 @@ async def test_a_stranger_moves_no_epoch_but_the_one_towards_itself() -> None:
     async with Net().node(BOB) as bob, Net().node(ALICE) as alice:
         meet(bob, alice)
         await bob.send(alice.did, b"before")
-        epoch = alice._core.endpoint.sessions.session(bob.did).receiver.stream.epoch
+        epoch = alice._core.endpoint.sessions.session(bob.did).receiver.durable.epoch
         assert abs(epoch - unix_time_us()) < 60 * 10**6
         with await RawPeer.dial(bob, CAROL, known_epoch=HUGE) as stranger:
-            assert (await stranger.next(HelloReceived)).hello.epoch == epoch
+            assert (await stranger.next(HelloReceived)).hello.epochs.durable == epoch
             closed = await stranger.next(Closed)
             assert (closed.code, closed.is_by_peer) == (frames.CLOSE_STALE_EPOCH, True)
         await eventually(lambda: bob.stats().inbound_connections == 0)
         with await RawPeer.dial(bob, CAROL, known_epoch=HUGE) as stranger:
-            assert (await stranger.next(HelloReceived)).hello.epoch == HUGE + 1
+            assert (await stranger.next(HelloReceived)).hello.epochs.durable == HUGE + 1
             await eventually(lambda: CAROL.did in [link.state.did for link in links_of(bob)])
         with await RawPeer.dial(bob, identity(9)) as other:
-            assert (await other.next(HelloReceived)).hello.epoch == epoch
+            assert (await other.next(HelloReceived)).hello.epochs.durable == epoch
         await bob.send(alice.did, b"after")
-        assert alice._core.endpoint.sessions.session(bob.did).receiver.stream.epoch == epoch
+        assert alice._core.endpoint.sessions.session(bob.did).receiver.durable.epoch == epoch
         assert bob.stats().reconnections == 0
         assert await take(alice, 2) == [b"before", b"after"]
 
@@ -484,7 +488,7 @@ async def test_who_knows_the_last_epoch_leaves_none_to_count_on_in() -> None:
         with await RawPeer.dial(bob, ALICE, known_epoch=2**63 - 2) as stranger:
             assert (await stranger.next(Closed)).code == frames.CLOSE_STALE_EPOCH
         with await RawPeer.dial(bob, ALICE, known_epoch=2**63 - 2) as stranger:
-            assert (await stranger.next(HelloReceived)).hello.epoch == 2**63 - 1
+            assert (await stranger.next(HelloReceived)).hello.epochs.durable == 2**63 - 1
             await eventually(lambda: links_of(bob))
 
 
@@ -501,11 +505,13 @@ async def test_a_newer_epoch_fails_what_was_written_and_brings_what_was_queued()
             second = await RawPeer.accept(server, BOB, ALICE, is_silent=True, known_epoch=HUGE)
             queued = alice.send_nowait(BOB.did, b"queued")
             await second.say()
-            assert (await second.next(HelloReceived)).hello.epoch == old.hello.epoch
+            assert (
+                await second.next(HelloReceived)
+            ).hello.epochs.durable == old.hello.epochs.durable
             assert (await second.next(Closed)).code == frames.CLOSE_STALE_EPOCH
             second.close()
             with await RawPeer.accept(server, BOB, ALICE, known_epoch=HUGE) as third:
-                assert (await third.next(HelloReceived)).hello.epoch == HUGE + 1
+                assert (await third.next(HelloReceived)).hello.epochs.durable == HUGE + 1
                 batch = await third.next(BatchReceived)
                 assert payloads(batch) == [b"queued"]
                 await third.receipt(batch)

@@ -91,7 +91,12 @@ async def test_without_its_receipt_no_message_is_ever_accepted(
     countdown = rng.randrange(5, 40)
 
     def forget_one(
-        link: Link, roots: list[bytes], leaves: list[bytes], *, is_urgent: bool = False
+        link: Link,
+        roots: list[bytes],
+        leaves: list[bytes],
+        *,
+        is_committed: bool,
+        is_urgent: bool = False,
     ) -> None:
         """Of all that Bob owes, one batch has no receipt."""
         nonlocal countdown
@@ -100,7 +105,7 @@ async def test_without_its_receipt_no_message_is_ever_accepted(
             if not countdown:
                 left_out.extend(roots)
                 return
-        queue(link, roots, leaves, is_urgent=is_urgent)
+        queue(link, roots, leaves, is_committed=is_committed, is_urgent=is_urgent)
 
     monkeypatch.setattr(Link, "queue_receipts", forget_one)
     net, delivered = Net(), DeliveryLog()
@@ -110,8 +115,8 @@ async def test_without_its_receipt_no_message_is_ever_accepted(
         receipts = await within(60, stream(alice, bob))
         await eventually(lambda: len(delivered) == COUNT, 60)
         peer = alice._core.endpoint.sessions.session(bob.did).sender
-        await eventually(lambda: len(peer.stream._in_flight) == 1, 60)
-        ((root, flight),) = peer.stream._in_flight.items()
+        await eventually(lambda: len(peer.streams.durable._in_flight) == 1, 60)
+        ((root, flight),) = peer.streams.durable._in_flight.items()
         assert [root] == left_out
         unproven = [r for r in receipts if not r.is_confirmed]
         assert unproven == flight.messages
