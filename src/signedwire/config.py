@@ -130,15 +130,16 @@ class TransportConfig:
     Allowed: a whole number of bytes from 1 to 268_435_456; default 1_048_576 (1 MiB)."""
 
     credit_messages: Annotated[int, Range(0, 1_000_000, "messages")] = 4096
-    """Maximum number of messages that one v2 peer may have sent and that the application has not
-    taken yet. With 0 this node only sends: the messages of v2 peers stay with them, also Critical
-    ones.
+    """Maximum number of messages that one v2 peer may have sent in one stream and that the
+    application has not taken yet. With 0 this node only sends: the messages of v2 peers stay with
+    them, also Critical ones.
 
     Allowed: a whole number of messages from 0 to 1_000_000; default 4_096."""
 
     credit_bytes: Annotated[int, Range(1024, 2**34, "bytes")] = 2 * 2**20
-    """Maximum size of the envelopes that one v2 peer may have sent and that the application has not
-    taken yet. This must be at least what one message of `max_payload_size` needs.
+    """Maximum size of the envelopes that one v2 peer may have sent in one stream and that the
+    application has not taken yet. This must be at least what one message of `max_payload_size`
+    needs.
 
     Allowed: a whole number of bytes from 1_024 to 17_179_869_184; default 2_097_152 (2 MiB)."""
 

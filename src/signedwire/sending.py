@@ -33,7 +33,6 @@ from signedwire.errors import (
 )
 from signedwire.transport.core import NodeCore
 from signedwire.types import DeliveryState, Did, PayloadType, Priority, Reason
-from signedwire.wire.header import VOLATILE
 
 __all__ = ["Sending", "wait_for_room"]
 
@@ -215,25 +214,25 @@ class Sending:
                     message.raise_if_failed()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await wait_for_room(self._core, message.recipient, message.options.stream)
+                    await wait_for_room(self._core, message.options)
                 return
 
     def _sender(self, message: OutgoingMessage) -> PeerSender:
         return self._endpoint.sessions.session(message.recipient).sender
 
 
-async def wait_for_room(core: NodeCore, did: Did, stream: int) -> None:
-    """Wait until a message of this stream can be queued for a peer, or the node is closed.
+async def wait_for_room(core: NodeCore, options: SendOptions) -> None:
+    """Wait until a message with these options can be queued, or the node is closed.
 
     Call it in the node's event loop. It may be cancelled.
     """
     loop = asyncio.get_running_loop()
-    is_durable, sender = stream < VOLATILE, core.endpoint.sessions.session(did).sender
-    store = core.context.store_of(is_durable=is_durable)
-    while core.runtime.is_open and not store.has_room(sender, stream):
+    sender = core.endpoint.sessions.session(options.recipient).sender
+    store = core.context.store_of(is_durable=options.is_durable)
+    while core.runtime.is_open and not store.has_room(sender, options.stream):
         room = loop.create_future()
         wake = future_waker(loop, room)
-        if not store.when_room(sender, wake, is_durable=is_durable):
+        if not store.when_room(sender, wake, is_durable=options.is_durable):
             return
         try:
             await room

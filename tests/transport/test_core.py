@@ -49,6 +49,10 @@ from wirekit import (
     within,
 )
 
+NORMAL = SendOptions(BOB.did, Priority.NORMAL)
+CRITICAL = SendOptions(BOB.did, Priority.CRITICAL)
+
+
 # -- what is refused ---------------------------------------------------------------
 
 
@@ -118,11 +122,11 @@ async def test_room_comes_when_half_is_gone() -> None:
     with RawServer() as server:
         async with OpenCore(quick(send_queue_limit=4), network) as sender:
             sender.routing.update(BOB.did, server.address)
-            await wait_for_room(sender.core, BOB.did, Priority.NORMAL)
+            await wait_for_room(sender.core, NORMAL)
             for _ in range(4):
                 sender.post()
-            waiting = asyncio.create_task(wait_for_room(sender.core, BOB.did, Priority.NORMAL))
-            await wait_for_room(sender.core, BOB.did, Priority.CRITICAL)
+            waiting = asyncio.create_task(wait_for_room(sender.core, NORMAL))
+            await wait_for_room(sender.core, CRITICAL)
             done, _ = await asyncio.wait({waiting}, timeout=0.02)
             assert not done
             network.gate.set()
@@ -139,7 +143,7 @@ async def test_those_who_gave_up_waiting_for_room_leave_nothing_behind() -> None
             lanes = sender.core.endpoint.sessions.session(BOB.did).sender.lanes
             for _ in range(50):
                 with pytest.raises(TimeoutError):
-                    await within(0.001, wait_for_room(sender.core, BOB.did, Priority.NORMAL))
+                    await within(0.001, wait_for_room(sender.core, NORMAL))
             assert len(lanes._durable._room_waiters) <= 1
 
 
@@ -149,10 +153,7 @@ async def test_who_waits_for_room_learns_of_the_end() -> None:
         async with OpenCore(quick(send_queue_limit=1, close_timeout=0.02)) as sender:
             sender.routing.update(BOB.did, hole)
             sender.post()
-            waiting = [
-                asyncio.create_task(wait_for_room(sender.core, BOB.did, Priority.NORMAL))
-                for _ in range(3)
-            ]
+            waiting = [asyncio.create_task(wait_for_room(sender.core, NORMAL)) for _ in range(3)]
             await asyncio.sleep(0)
         await within(LIMIT, asyncio.gather(*waiting))
 
@@ -308,7 +309,7 @@ async def test_messages_from_many_threads_are_counted_and_arrive() -> None:
 
             def submit(first: int) -> None:
                 for number in range(first, first + 500):
-                    message = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), id_of(number))
+                    message = OutgoingMessage(NORMAL, id_of(number))
                     sender.core.endpoint.submitter.submit(message, 0)
 
             sending = [asyncio.to_thread(submit, first) for first in range(0, 2000, 500)]
@@ -345,7 +346,7 @@ async def test_a_core_that_listens_nowhere() -> None:
 @on_asyncio
 async def test_a_final_receipt_is_given_up_once() -> None:
     async with OpenCore() as sender:
-        message = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), id_of(1))
+        message = OutgoingMessage(NORMAL, id_of(1))
         for _ in range(2):
             sender.core.endpoint.sessions.session(BOB.did).sender.give_up(
                 message, Reason.ATTEMPTS_EXHAUSTED

@@ -6,7 +6,7 @@
   links. `peer_sender`, `peer_receiver`: the two halves of a session. `session_context`: the
   parts that all sessions share. `outcomes`: waiting for several messages at once.
 - `recv_window`: the credit of a peer. `answer_queue`: the application's answers, until a link
-  takes them.
+  takes them. `stream_answers`: those about durable messages, or about volatile ones.
 - `ports`: interfaces to everything else. `null_store`: the store of a node without a file.
 - `store`: the durable state of a node. `backlog_cursor`: which stored messages a queue has.
   `message_restorer`: makes messages from rows. `send_progress`: records in the store how far
@@ -14,14 +14,15 @@
   limits how many messages wait for a commit.
 - `policy`: rules about received messages. `access`, `denials`: denied DIDs, and the end of their
   messages.
-- `lanes`: the queue to a peer, with one lane per priority and slots reserved for Critical.
-  `bounded_queue`: limits of a queue.
+- `send_queue`: the queue to a peer, with a lane for each stream. `lanes`: one lane per priority,
+  and slots reserved for Critical. `bounded_queue`: limits of a queue. `room_waiters`: the callers
+  that wait for room.
 - `message`: a message in the sending and in the receiving application. `send_options`: the
   options that the messages of one call share, and their ids.
 - `inbox`: received messages that the application has not taken yet. `fair_lanes`: the turns
   of their senders. `known_senders`: senders that come before strangers. `inbox_budget`: the
   bytes of all waiting messages.
-- `streams`, `receive_stream`: ordered exactly-once delivery across v2 links: numbers, marks,
+- `streams`, `send_streams`, `receive_stream`: ordered exactly-once delivery across v2 links: numbers, marks,
   and messages in flight. `accepted`: the last accepted messages of a lane.
 - `receipt`: the states of a sent message, and its end. `advice`: hints for its errors.
 - `deadlines`: deadlines in headers, and the clocks that they follow.

@@ -232,7 +232,7 @@ class PeerSession:
         return self._context.store.is_ahead(self.did, hello.marks[:VOLATILE])
 
     def is_volatile_behind(self, hello: Hello) -> bool:
-        """Whether the peer knows a later volatile epoch of our key than the present one."""
+        """Whether the peer has had a later volatile epoch of our key than the present one."""
         return hello.known_epochs.volatile > self.sender.streams.volatile.epoch
 
     def link_opened(self, link: LinkPort, hello: Hello) -> None:

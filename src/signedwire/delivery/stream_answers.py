@@ -12,7 +12,7 @@ __all__ = ["Answers", "RememberedAnswers", "StreamAnswers"]
 
 
 class Answers(NamedTuple):
-    """What the application has answered, for a link to send."""
+    """Answers of the application, for a link to send."""
 
     handled: list[bytes]
     """Leaves of handled messages that no store had committed."""
