@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import pytest
 
-from idkit import id_of
+from idkit import id_of, number_of
 from signedwire import (
     Address,
     Did,
@@ -360,10 +360,13 @@ class RawLink:
         return SignedEnvelope.decode(self._frames.pop(0))
 
     async def read_numbers(self, count: int) -> list[int]:
-        """The sequence numbers of the next `count` envelopes, fewer where the stream ends."""
+        """The numbers of the next `count` messages, fewer where the stream ends.
+
+        They are those that `OpenCore.post()` gives them.
+        """
         numbers: list[int] = []
         while len(numbers) < count and (envelope := await self.read()) is not None:
-            numbers.append(envelope.sequence_number)
+            numbers.append(number_of(envelope.message_id.hex()))
         return numbers
 
     async def write(self, data: bytes) -> None:

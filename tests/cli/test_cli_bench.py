@@ -130,7 +130,7 @@ def test_peers_that_are_not_reached() -> None:
         expect_one_sentence(run("bench", wrong), 6, "answered, not", "is the DID right?")
         peer.access.allow_only([])
         ran = run("bench", f"{peer.did}@{peer.address}")
-        expect_one_sentence(ran, 8, "turned us away", "add --own-identity")
+        expect_one_sentence(ran, 8, "code 4 (we are denied): denied", "add --own-identity")
         assert peer.receive_nowait() is None
 
 

@@ -171,7 +171,7 @@ def test_verbose_says_who_comes_and_goes() -> None:
             )
         ended = process.line("stderr")
         assert f"INFO signedwire.transport: the link with {alice.did}" in ended
-        assert "ended: the node is closing" in ended
+        assert "ended: the peer closed the link with code 0 (it is closing): the node is" in ended
         process.terminate()
         assert process.wait() == -signal.SIGTERM
 

@@ -998,7 +998,7 @@ async def test_a_store_queues_for_a_peer_never_met(way: str, tmp_path: Path) -> 
         receipts += [await alice.send(BOB.did, b"20", until="queued")]
         await alice.outbox.flush()
         assert {each.state for each in receipts} == {DeliveryState.PERSISTED}
-        assert stored(alice, BOB.did) == Backlog(21, 21 * 122 + 32)
+        assert stored(alice, BOB.did) == Backlog(21, 21 * 126 + 32)
         stats = alice.stats().store
         assert stats is not None
         assert stats.unmet == stored(alice, BOB.did)
@@ -1027,7 +1027,7 @@ async def test_they_are_sent_by_a_later_process(tmp_path: Path) -> None:
     async with net.node(ALICE, store=tmp_path / "alice.db") as alice:
         await alice.send_many(BOB.did, [b"1", b"2"])
     async with net.node(ALICE, store=tmp_path / "alice.db") as alice, net.node(BOB) as bob:
-        assert stored(alice, BOB.did) == Backlog(2, 246)
+        assert stored(alice, BOB.did) == Backlog(2, 254)
         store = alice.stats().store
         assert store is not None
         assert store.unmet.rows == 2
@@ -1047,7 +1047,7 @@ async def test_a_full_store_says_which_limit(tmp_path: Path) -> None:
         assert "unmet_peer_limit" in full.value.hint
         assert full.value.recipient == BOB.did
         assert alice.health().problems == (
-            f"the outbox to {BOB.did} is full: 3 messages, 369 bytes",
+            f"the outbox to {BOB.did} is full: 3 messages, 381 bytes",
         )
         await alice.send(CAROL.did, b"x")
         alice.routing.update(BOB.did, NOBODY)
@@ -1091,7 +1091,7 @@ def test_the_blocking_node_does_all_this(tmp_path: Path) -> None:
         sync.Node(BOB, config) as bob,
     ):
         assert alice.send(bob.did, b"early").state is DeliveryState.PERSISTED
-        assert alice.peers()[bob.did].stored == Backlog(1, 127)
+        assert alice.peers()[bob.did].stored == Backlog(1, 131)
         alice.routing.update(bob.did, bob.address)
         message = bob.receive(LIMIT)
         assert message is not None

@@ -145,7 +145,7 @@ async def test_a_deadline_in_a_far_future_is_one(deadline: datetime | timedelta)
 async def test_a_deadline_is_kept_where_the_peer_has_no_room() -> None:
     async with (
         Net().node(ALICE) as alice,
-        Net().node(BOB, credit_bytes=1122, max_payload_size=1000) as bob,
+        Net().node(BOB, credit_bytes=1413, max_payload_size=1000) as bob,
     ):
         meet(alice, bob)
         await within(LIMIT, alice.send(bob.did, bytes(900)))

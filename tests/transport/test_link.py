@@ -554,7 +554,11 @@ async def test_events_tell_who_comes_and_goes(network: str) -> None:
         assert [(e.did, e.is_dialed) for e in ours.of(PeerConnected)] == [(bob.did, True)]
         assert [(e.did, e.is_dialed) for e in theirs.of(PeerConnected)] == [(alice.did, False)]
         assert theirs.of(PeerDisconnected) == [
-            PeerDisconnected(alice.did, "the node is closing", FailureKind.CLOSED)
+            PeerDisconnected(
+                alice.did,
+                "the peer closed the link with code 0 (it is closing): the node is closing",
+                FailureKind.CLOSED,
+            )
         ]
 
 

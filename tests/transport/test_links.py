@@ -35,6 +35,7 @@ from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import PeerState, unix_time_us
 from signedwire.wire import link_frames as frames
+from signedwire.wire.header import payload_start
 from signedwire.wire.link_frames import Epochs, Receipts, Refusal
 from signedwire.wire.session import (
     BatchReceived,
@@ -233,7 +234,7 @@ class RawPeer:
 
 
 def payloads(batch: BatchReceived) -> list[bytes]:
-    return [each[122:] for each in batch.bodies]
+    return [each[payload_start(each) :] for each in batch.bodies]
 
 
 def dialers(node: Node) -> list[Any]:

@@ -678,7 +678,7 @@ async def test_more_peers_than_connections(limit: int, peers: int) -> None:
         while len(numbers) < rounds * 20:
             with await server.accept() as link:
                 while (envelope := await link.read()) is not None:
-                    numbers.append(envelope.sequence_number)
+                    numbers.append(number_of(envelope.message_id.hex()))
 
     serving = [
         asyncio.create_task(serve(server, numbers))

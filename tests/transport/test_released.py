@@ -13,6 +13,7 @@ from signedwire import (
     DeliveryFailedError,
     DeliveryState,
     Node,
+    Reason,
     Receipt,
     TransportConfig,
     verify_receipt,
@@ -49,8 +50,8 @@ async def test_what_is_refused_in_flight(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def send_batch(session: Session, bodies: list[bytes]) -> SentBatch:
         batch = sign(session, bodies)
-        forged = [body[:-1] + bytes((body[-1] ^ 1,)) for body in bodies]
-        session._outgoing._queue[-1] = BatchWriter(batch.signature, forged, forged[0][104])
+        forged = batch.signature[:-1] + bytes((batch.signature[-1] ^ 1,))
+        session._outgoing._queue[-1] = BatchWriter(forged, bodies, bodies[0][104])
         return batch
 
     monkeypatch.setattr(Session, "send_batch", send_batch)
@@ -58,7 +59,10 @@ async def test_what_is_refused_in_flight(monkeypatch: pytest.MonkeyPatch) -> Non
         receipt = alice.send_nowait(bob.did, PAYLOAD)
         await eventually(lambda: receipt.is_final)
         assert receipt.state is DeliveryState.REFUSED
-        assert bytes_of(receipt) == (b"", None)
+        # The proof of the refusal needs them.
+        proven = verify_receipt(receipt.proof())
+        assert (proven.envelope.payload, proven.reason) == (PAYLOAD, Reason.BAD_SIGNATURE)
+        assert bytes_of(receipt) == (proven.envelope.body, None)
 
 
 @on_asyncio

@@ -46,16 +46,16 @@ async def test_one_altered_byte_refuses_the_others_of_its_batch_alone(
         if session.peer == BOB.did:
             countdown -= 1
             if not countdown:
-                altered.update(int.from_bytes(body[122:130], "little") for body in bodies)
+                altered.update(int.from_bytes(body[126:134], "little") for body in bodies)
                 forged = list(bodies)
                 which = rng.randrange(len(forged))
                 # Not a length, a name or a lane, which the frame says again: the payload.
-                at = rng.randrange(122, len(forged[which]))
+                at = rng.randrange(126, len(forged[which]))
                 changed = bytearray(forged[which])
                 changed[at] ^= 1 << rng.randrange(8)
                 # What is refused is the bytes that came. Alice never sent those, so her own
                 # message has no answer, and goes again over the next link.
-                altered.discard(int.from_bytes(forged[which][122:130], "little"))
+                altered.discard(int.from_bytes(forged[which][126:134], "little"))
                 forged[which] = bytes(changed)
                 session._outgoing._queue[-1] = BatchWriter(batch.signature, forged, forged[0][104])
         return batch
