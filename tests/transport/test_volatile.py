@@ -23,7 +23,6 @@ from signedwire import (
     verify_receipt,
 )
 from signedwire.types import PayloadType
-from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import Epochs
 from signedwire.wire.session import BatchReceived, HelloReceived
 from wirekit import ALICE, BOB, LIMIT, RawServer, eventually, on_asyncio, on_both_loops, within
@@ -181,7 +180,7 @@ async def test_the_credit_of_durable_messages_is_not_theirs(tmp_path: Path) -> N
 async def test_they_arrive_once_and_in_order_over_cut_links() -> None:
     net = Net("memory")
     assert net.memory is not None
-    async with net.pair() as (alice, bob):
+    async with net.pair(max_attempts=1000) as (alice, bob):
         receipts, durable, got = [], [], []
 
         async def read() -> None:
@@ -218,6 +217,7 @@ async def test_what_an_earlier_process_may_have_has_an_unknown_outcome() -> None
                 got += payloads(await first.next(BatchReceived))
                 assert sorted(got) == [b"durable", b"lost"]
                 first.reset()
+            await eventually(lambda: not links_of(alice))
             (unwritten,) = send_volatile(alice, BOB.did, b"not written")
             restarted = Epochs(9, 10)
             with await RawPeer.accept(server, BOB, ALICE, epochs=restarted) as second:
@@ -317,8 +317,9 @@ async def test_a_stream_without_credit_stops_no_other() -> None:
                 assert order == sorted(Priority, reverse=True)
                 assert [payloads(batch) for batch in batches] == [[b"v"]] * 4
                 assert not any(receipt.has_reached("written") for receipt in durable)
-                more = frames.CreditFrame(credits(9, 9000, 9, 9000)).encode()
-                await peer.say(more)
+                for each in Priority:
+                    peer.session.grant(each, 9, 9000)
+                await peer.say()
                 for _ in Priority:
                     assert payloads(await peer.next(BatchReceived)) == [b"d"]
 

@@ -169,8 +169,8 @@ class Endpoint:
             session.link_opened(link, hello)
             self.sessions.touch(session)
             if had_link:
-                self._requeue_unanswered(session, is_fault=False)
-            session.end_unknown(hello)
+                self._put_back(session, session.sender.streams.take_unanswered(), is_fault=False)
+            session.end_unknown(hello)  # before anything is sent
             session.announce(link)
             link.pump()
 
@@ -332,11 +332,21 @@ class Endpoint:
 
         See `PeerSender.requeue()`.
         """
+        self._put_back(session, messages, is_fault=is_fault, cause=cause)
+        if session.sender.lanes:
+            self.send_waiting(session)
+
+    def _put_back(
+        self,
+        session: PeerSession,
+        messages: Sequence[OutgoingMessage],
+        *,
+        is_fault: bool,
+        cause: Cause = BROKE,
+    ) -> None:
         self._host.counters.rewritten += len(messages)
         if messages:
             session.sender.requeue(messages, is_fault=is_fault, cause=cause)
-        if session.sender.lanes:
-            self.send_waiting(session)
 
     def _requeue_unanswered(
         self, session: PeerSession, *, is_fault: bool, cause: Cause = BROKE
