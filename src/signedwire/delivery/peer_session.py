@@ -305,14 +305,14 @@ class PeerSession:
         is_same = hello.known_epochs.durable == sender.streams.durable.epoch
         marks = hello.marks[:VOLATILE] if is_same else None
         self._restart(sender.streams.durable)
-        sender.streams.durable = stream
+        sender.streams.begin(stream, is_durable=True)
         self._context.store.restart(sender, stream.epoch, marks)
 
     def restart_volatile(self, stream: SendStream) -> None:
         """Number volatile messages anew, in the newer epoch of `stream`: the peer is ahead."""
         streams = self.sender.streams
         self._restart(streams.volatile)
-        streams.volatile = stream
+        streams.begin(stream, is_durable=False)
 
     def _restart(self, half: SendStream) -> None:
         """End what cannot be sent again in a newer epoch, for durable messages or for volatile."""

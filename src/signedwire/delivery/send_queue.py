@@ -28,6 +28,7 @@ _TOP_DOWN: Final = tuple(
     for priority in sorted(map(int, Priority), reverse=True)
     for stream in (priority + VOLATILE, priority)
 )
+_BOTTOM_UP: Final = _TOP_DOWN[::-1]
 
 
 class SendQueue(Generic[T]):
@@ -68,6 +69,11 @@ class SendQueue(Generic[T]):
         Only the one consumer thread calls this, and calls `notify_room()` after taking.
         """
         return self._by_stream[stream]
+
+    def waiting(self) -> list[int]:
+        """Return the streams that have items, the highest priority last."""
+        lanes = self._by_stream
+        return [stream for stream in _BOTTOM_UP if lanes[stream]]
 
     def take(self) -> T | None:
         """Remove and return the oldest item of the highest lane; `None` if all are empty."""

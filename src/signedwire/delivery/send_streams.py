@@ -27,11 +27,21 @@ class SendStreams:
         volatile: The streams of volatile messages.
     """
 
-    __slots__ = ("durable", "volatile")
+    __slots__ = ("_used", "durable", "volatile")
 
     def __init__(self, durable: SendStream, volatile: SendStream) -> None:
         self.durable = durable
         self.volatile = volatile
+        self._used: list[SendStream] = []
+        """Those of the two that have sent a message: usually one."""
+
+    def begin(self, stream: SendStream, *, is_durable: bool) -> None:
+        """Number messages of this kind anew, in the newer epoch of `stream`."""
+        if is_durable:
+            self.durable = stream
+        else:
+            self.volatile = stream
+        self._used = [half for half in self._used if half in (self.durable, self.volatile)]
 
     @property
     def epochs(self) -> Epochs:
@@ -65,7 +75,7 @@ class SendStreams:
 
     def is_in_flight(self, root: bytes) -> bool:
         """Whether the batch with this root has messages without an answer."""
-        return self.durable.is_in_flight(root) or self.volatile.is_in_flight(root)
+        return any(half.is_in_flight(root) for half in self._used)
 
     def take_batch(
         self,
@@ -85,28 +95,27 @@ class SendStreams:
     def sent(self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]) -> None:
         """Note that a link has taken a batch of these messages."""
         half = self.durable if messages[0].options.is_durable else self.volatile
+        if half.is_fresh:
+            self._used.append(half)
         half.sent(batch, messages, bodies)
 
     def is_expected(self, receipts: Receipts) -> bool:
         """Whether a message waits for one of these receipts."""
-        return any(half.is_expected(receipts) for half in self._awaiting())
+        return any(half.is_expected(receipts) for half in self._used)
 
     def receipts(self, receipts: Receipts, raw: bytes) -> list[OutgoingMessage]:
         """Apply receipts of kinds 1 to 3, and return the messages that are now accepted."""
         accepted: list[OutgoingMessage] = []
-        for half in self._awaiting():
+        for half in self._used:
             accepted += half.receipts(receipts, raw)
         return accepted
 
     def refused(self, receipts: Receipts, raw: bytes) -> list[Refused]:
         """Apply receipts of kind 4. The caller changes the state of the messages."""
         refused: list[Refused] = []
-        for half in self._awaiting():
+        for half in self._used:
             refused += half.refused(receipts, raw)
         return refused
-
-    def _awaiting(self) -> list[SendStream]:
-        return [half for half in (self.durable, self.volatile) if not half.is_forgettable]
 
     def take_unanswered(self) -> list[OutgoingMessage]:
         """Return all unanswered messages, in the order of sending, after the link has ended."""

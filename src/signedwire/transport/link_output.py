@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Final
 
 from signedwire.clock import monotonic
 from signedwire.delivery.message import OutgoingMessage
@@ -20,15 +19,13 @@ from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
 from signedwire.transport.receipt_queue import ReceiptQueue
 from signedwire.transport.tls_channel import TlsChannel
-from signedwire.types import Credit, Priority, unix_time_us
+from signedwire.types import Credit, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.header import VOLATILE
 from signedwire.wire.link_frames import Close
 from signedwire.wire.session import Session
 
 __all__ = ["LinkOutput"]
-
-_TOP_DOWN: Final = sorted(map(int, Priority), reverse=True)
 
 
 class LinkOutput:
@@ -107,21 +104,7 @@ class LinkOutput:
         assert session is not None
         assert peer_session is not None
         sender = peer_session.sender
-        data = b""
-        for priority in _TOP_DOWN:
-            if session.top_priority <= priority:
-                self._begin_batch(session, sender, priority + VOLATILE)
-                self._begin_batch(session, sender, priority)
-            if session.top_priority < priority:
-                continue
-            if self.receipts:
-                self.receipts.sign(session)
-            more = session.data_to_send(room, monotonic())
-            room -= len(more)
-            data += more
-            if room <= 0 or session.top_priority >= priority:
-                break  # the socket takes no more
-        if not data:
+        if not (data := self._next_parts(session, sender, room)):
             return
         for stream in tuple(self._under_way):
             if not session.is_sending(stream):
@@ -134,9 +117,29 @@ class LinkOutput:
         if sender.lanes or session.top_priority >= 0:
             self.pump_soon()
 
+    def _next_parts(self, session: Session, sender: PeerSender, room: int) -> bytes:
+        """Return at most `room` bytes of parts, and the frames that go before them."""
+        data, waiting = b"", sender.lanes.waiting()
+        while True:
+            under_way = session.top_priority
+            priority = max(under_way, waiting[-1] % VOLATILE if waiting else -1)
+            if priority < 0:
+                return data
+            while waiting and waiting[-1] % VOLATILE == priority:
+                self._begin_batch(session, sender, waiting.pop())
+            if session.top_priority < priority:
+                continue  # there is no credit for it
+            if self.receipts:
+                self.receipts.sign(session)
+            more = session.data_to_send(room, monotonic())
+            room -= len(more)
+            data += more
+            if room <= 0 or session.top_priority >= priority:
+                return data  # the socket takes no more
+
     def _begin_batch(self, session: Session, sender: PeerSender, stream: int) -> None:
         """Sign a batch of a stream, within the credit, unless one is under way."""
-        if not sender.lanes.lane(stream) or session.is_sending(stream):
+        if session.is_sending(stream):
             return
         hello = session.their_hello
         assert hello is not None

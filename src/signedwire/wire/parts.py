@@ -147,7 +147,10 @@ class OutgoingBatches:
             pieces += writer.next_part()
             self.bytes_out += size
             self._free_reads += 1
-            self._count(writer.stream, size)
+            priority = writer.stream % VOLATILE
+            lead = self._lead[priority] + (size if writer.stream < VOLATILE else -size)
+            # A stream that was alone for long does not wait as long for the other.
+            self._lead[priority] = min(max(lead, -frames.MAX_BATCH_BYTES), frames.MAX_BATCH_BYTES)
             if writer.is_done:
                 del self._queue[at]
         return pieces
@@ -165,12 +168,6 @@ class OutgoingBatches:
             is_volatile_next = self._lead[first % VOLATILE] >= 0
             return at if (stream >= VOLATILE) == is_volatile_next else 0
         return 0
-
-    def _count(self, stream: int, size: int) -> None:
-        priority = stream % VOLATILE
-        lead = self._lead[priority] + (size if stream < VOLATILE else -size)
-        # A stream that was alone for long does not wait as long for the other.
-        self._lead[priority] = max(-frames.MAX_BATCH_BYTES, min(lead, frames.MAX_BATCH_BYTES))
 
     def cost_of_read(self) -> int:
         """Return the cost of a READ, in PINGs. The peer may send one for each part, for 0."""

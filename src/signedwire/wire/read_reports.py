@@ -12,16 +12,19 @@ _SOON: Final = 32 * 1024
 """Bytes that were read and not reported, from which READ is due at once."""
 _DELAY: Final = 0.01
 """Seconds from the first byte that was not reported until READ is due."""
+_COMPANY: Final = 0.005
+"""Seconds from the first byte that was not reported from which READ goes along with other frames.
+One with every receipt of a lone message cost more than one each 5 ms."""
 
 
 class ReadReports:
     """Counts the bytes of batches that were read, and the part that was reported."""
 
-    __slots__ = ("_fine", "_read", "_reported", "_since")
+    __slots__ = ("_fine", "_fine_since", "_read", "_reported", "_since")
 
     def __init__(self) -> None:
         self._read = self._reported = 0
-        self._since = self._fine = 0.0
+        self._since = self._fine_since = self._fine = 0.0
 
     def note(self, read: int, now: float, fine: float) -> bool:
         """Note that `read` bytes were read so far; return whether READ is due at once.
@@ -29,9 +32,13 @@ class ReadReports:
         `fine` is the present instant `now` by a clock with a finer resolution.
         """
         if self._read == self._reported:
-            self._since = now
+            self._since, self._fine_since = now, fine
         self._read, self._fine = read, fine
         return read - self._reported >= _SOON
+
+    def goes_along(self, fine: float) -> bool:
+        """Whether READ goes along with other frames that are sent now. `fine` is as in `note()`."""
+        return self._read != self._reported and fine - self._fine_since >= _COMPANY
 
     @property
     def due(self) -> float | None:

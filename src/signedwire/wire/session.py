@@ -272,10 +272,10 @@ class Session:
 
         Args:
             room: Number of bytes of batches that may be among them; `None`: all.
-            precise_now: As in `handle_frame()`. If it is given, READ goes along with other
-                frames before it is due, which saves a write.
+            precise_now: As in `handle_frame()`. If it is given, READ may go along with
+                other frames before it is due, which saves a write.
         """
-        if self._control and precise_now is not None:
+        if self._control and precise_now is not None and self._reads.goes_along(precise_now):
             self._report_read(precise_now)
         parts = self._outgoing.take(room)
         if not self._control and not parts and not self._close_frame:
