@@ -33,7 +33,7 @@ class SendStreams:
         self.durable = durable
         self.volatile = volatile
         self._used: list[SendStream] = []
-        """Those of the two that have sent a message: usually one."""
+        """The streams that have sent a message: usually one of the two."""
 
     def begin(self, stream: SendStream, *, is_durable: bool) -> None:
         """Number messages of this kind anew, in the newer epoch of `stream`."""
