@@ -24,6 +24,7 @@ from signedwire import (
     Message,
     PayloadType,
     Priority,
+    Reason,
     RoutingTable,
     payloads,
     verify_receipt,
@@ -258,6 +259,20 @@ def test_a_proof_of_delivery_is_saved_and_checked(bob: Node, tmp_path: Path) -> 
     gone = tmp_path / "gone"
     assert run("send", f"{BOB.did}@{free_address()}", "x", "--proof", gone).exit_code == 6
     assert not gone.exists()
+
+
+def test_a_proof_of_refusal_is_saved_and_checked(bob: Node, tmp_path: Path) -> None:
+    path = tmp_path / "proof"
+    args = ("send", peer(bob), "x", "--until", "handled", "--proof", str(path), "--json")
+    with Process(*args) as process:
+        taken(bob).nack("not allowed", "the arm is in use")
+        assert process.wait() == 7
+        told = json.loads(process.rest("stderr")[-1])
+    assert (told["error"], told["state"]) == ("MessageRefusedError", "refused")
+    assert told["message"].endswith(f"; its proof is in {path}")
+    proven = verify_receipt(path.read_bytes())
+    assert (proven.reason, proven.detail) == (Reason.NOT_ALLOWED, "the arm is in use")
+    assert f"refused by {bob.did}" in run("verify", path).stdout
 
 
 class _Broken(io.StringIO):

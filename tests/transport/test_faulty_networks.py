@@ -530,7 +530,12 @@ def test_a_dialer_that_is_collected_with_its_loop_does_nothing(
 
     async def begin(port: int) -> Node:
         network = Waits(step, None) if step in ("resolve", "dial") else TcpNetwork()
-        config = quick(wire=wire, v1_peers="all" if wire == "v1" else ())
+        config = quick(
+            wire=wire,
+            v1_peers="all" if wire == "v1" else (),
+            retry_base_delay=60,  # or the loop may be closed amid a new attempt
+            retry_max_delay=60,
+        )
         node = Node(ALICE, config, network=network)
         await node.start()
         node.routing.update(BOB.did, f"127.0.0.1:{port}")

@@ -394,6 +394,15 @@ class TestLinkOutput:
         assert out.frames() == ["Part"]
 
     @on_asyncio
+    async def test_no_batch_for_a_connection_that_is_lost(self) -> None:
+        """Its link may still be open, because received bytes wait for a later turn."""
+        out = Output(1)
+        out.state.note_open()
+        out.stream.abort()
+        out.output.pump()
+        assert (out.frames(), out.sender.in_flight) == ([], [])
+
+    @on_asyncio
     async def test_one_batch_in_each_turn_of_the_loop(self) -> None:
         out = Output(3)
         out.state.note_open()

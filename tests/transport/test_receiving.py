@@ -51,7 +51,7 @@ from wirekit import (
     within,
 )
 
-HEADER: Final = 122
+HEADER: Final = 126
 ANSWERS: Final = ["ack", "nack"]
 
 

@@ -516,6 +516,28 @@ async def test_the_kit_makes_honest_peers_too() -> None:
             await eventually(lambda: server.outcomes and server.outcomes[0].plaintext)
 
 
+@on_asyncio
+async def test_who_listens_logs_that_the_clocks_differ(caplog: pytest.LogCaptureFixture) -> None:
+    """With the time of each side, because the side that dials may have nobody who looks."""
+    text = "the DID proof expired 99 hours ago, at 2026-01-01, by our clock, which says 2026-01-05"
+    async with bob_node() as bob:
+        told = (
+            rf"{MALLORY.did} \(127.0.0.1:\d+\) ended a link: the peer closed the link with code 10 "
+        )
+        with logged(
+            rf"WARNING .*{told}\(the clocks differ\): {text}; our clock says {TIME}", caplog
+        ):
+            await tlskit.in_thread(
+                tlskit.attack,
+                address_of(bob),
+                honest(MALLORY),
+                Close(CLOSE_CLOCK, text).encode(),
+                is_brief=True,
+            )
+            await eventually(lambda: bob.stats().inbound_connections == 0)
+        await served(bob)
+
+
 @pytest.mark.parametrize("hours", [-23, -1, 24 * 365 * 1000])
 @on_asyncio
 async def test_a_clock_that_is_a_day_behind_is_forgiven(hours: int) -> None:

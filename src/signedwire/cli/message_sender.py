@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from signedwire.cli.errors import NotDone
+from signedwire.cli.errors import NotDone, code_of, explain
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.formatting import count_of
 from signedwire.cli.kept_messages import KeptMessages
@@ -75,16 +75,12 @@ class MessageSender:
         """
         with self.running():
             receipt = self.submit(payload)
-            try:
+            with self._explaining(receipt, save):
                 self.wait(receipt)
-            except DeliveryFailedError as error:
-                raise self.denial(error) or error from None
             self.check_hung_up(receipt)
         # After the close, which gives up messages that were not written.
-        try:
+        with self._explaining(receipt, save):
             state = self._final_state(receipt)
-        except DeliveryFailedError as error:
-            raise self.denial(error) or error from None
         save(receipt)
         proof = "" if self.options.proof is None else f"; its proof is in {self.options.proof}"
         with saying_fate(f"message {receipt.message_id[:8]} is {state}{proof}"):
@@ -178,6 +174,23 @@ class MessageSender:
             ExitCode.DENIED,
             cause=error,
         )
+
+    @contextlib.contextmanager
+    def _explaining(self, receipt: Receipt, save: Save) -> Iterator[None]:
+        """Explain why a message has failed, and save the proof if the peer refused it."""
+        try:
+            yield
+        except DeliveryFailedError as error:
+            raise self.denial(error) or self._proven(error, receipt, save) or error from None
+
+    def _proven(self, error: DeliveryFailedError, receipt: Receipt, save: Save) -> NotDone | None:
+        """Save the proof of a refusal, and return the error that names its file."""
+        path = self.options.proof
+        if path is None or receipt.state is not DeliveryState.REFUSED:
+            return None
+        save(receipt)
+        fact, hint = explain(error)
+        return NotDone(f"{fact}; its proof is in {path}", hint, code_of(error), cause=error)
 
     # -- results --------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from signedwire.cli.errors import BadFile, NotDone
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.delivery.receipt import Receipt
 from signedwire.folders import sync_folder
+from signedwire.types import DeliveryState
 
 __all__ = ["Save", "proof_file"]
 
@@ -48,7 +49,7 @@ def proof_file(path: Path | None) -> Iterator[Save]:
         ) from None
 
     def save(receipt: Receipt) -> None:
-        if not receipt.is_confirmed:
+        if not receipt.is_confirmed and receipt.state is not DeliveryState.REFUSED:
             raise NotDone(
                 f"message {receipt.message_id[:8]} was written, but there is no proof of "
                 "it: v1 peers sign no receipts",

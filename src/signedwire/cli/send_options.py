@@ -38,7 +38,8 @@ class SendOptions(NodeOptions):
     The options that say "v1" below make such payloads.
 
     The command returns when the peer has accepted the message: verified it and signed a
-    receipt, which --proof saves. The time that is shown runs from writing to acceptance.
+    receipt, which --proof saves. It saves a refusal too. The time that is shown runs from
+    writing to acceptance.
     --until handled waits for the peer's application. v1 peers never answer: for them the
     result is "written", which means that the operating system has the message, on a
     connection to the peer's address.
@@ -122,7 +123,8 @@ class SendOptions(NodeOptions):
     proof: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Save the peer's receipt, for `signedwire verify` and others."
+            metavar="FILE",
+            help="Save the peer's receipt or refusal, for `signedwire verify` and others.",
         ),
     ] = None
     v1: Annotated[

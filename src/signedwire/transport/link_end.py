@@ -7,6 +7,7 @@ import ssl
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.ports import LinkPort
 from signedwire.errors import Cause, DidProofError, FailureKind
+from signedwire.logs import fields
 from signedwire.transport import link_errors
 from signedwire.transport.inbound import InboundConnection
 from signedwire.transport.link_input import LinkInput
@@ -16,7 +17,7 @@ from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.session_timer import SessionTimer
-from signedwire.types import Reason
+from signedwire.types import Reason, unix_time_us, utc_text
 from signedwire.wire.session import Closed
 
 __all__ = ["LinkEnd"]
@@ -85,8 +86,23 @@ class LinkEnd:
             peer_session.receiver.answers.flush()
         self._output.sign_receipts()
         self._output.flush()
-        self.end(link, link_errors.cause_of_close(closed), closed)
+        cause = link_errors.cause_of_close(closed)
+        if closed.is_by_peer and cause.kind is FailureKind.CLOCKS_DIFFER:
+            self._log_clocks(cause)
+        self.end(link, cause, closed)
         self.hang_up()
+
+    def _log_clocks(self, cause: Cause) -> None:
+        """Log that the DID proof of this node has expired by the clock of the peer."""
+        did, address = self._state.did, self._socket.address
+        self._runtime.log.warning(
+            "%s (%s) ended a link: %s; our clock says %s",
+            did,
+            address,
+            cause,
+            utc_text(unix_time_us()),
+            extra=fields("clocks differ", peer=did, address=address),
+        )
 
     def fail_tls(self, link: LinkPort, error: ssl.SSLError | DidProofError) -> None:
         """End the link: the other side has proven no DID, or has broken TLS, or is full."""

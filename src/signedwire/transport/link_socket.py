@@ -77,8 +77,11 @@ class LinkSocket:
     # -- out ------------------------------------------------------------------------
 
     def writable_bytes(self) -> int:
-        """Return the bytes of parts that may be written; 0: the last ones are not taken yet."""
-        if self._stream is None or self.is_paused:
+        """Return the bytes of parts that may be written.
+
+        0: the last ones are not taken yet, or the connection is lost.
+        """
+        if self._stream is None or self.is_paused or self._stream.is_closing():
             return 0
         return max(_LEAST_ROOM, _MAX_UNSENT - self._stream.unsent())
 
