@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from linkkit import credits
-from test_link import Net, meet, next_of, take
-from test_links import RawPeer, links_of, payloads
+from test_link import Net, links_of, meet, next_of, take
+from test_links import RawPeer, payloads
 
+from linkkit import credits
 from signedwire import (
     DeliveryFailedError,
     DeliveryState,
@@ -181,7 +181,9 @@ async def test_they_arrive_once_and_in_order_over_cut_links() -> None:
     net = Net("memory")
     assert net.memory is not None
     async with net.pair(max_attempts=1000) as (alice, bob):
-        receipts, durable, got = [], [], []
+        receipts: list[Receipt] = []
+        durable: list[Receipt] = []
+        got: list[bytes] = []
 
         async def read() -> None:
             while len(got) < 400:
