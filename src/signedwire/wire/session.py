@@ -31,14 +31,13 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
-from signedwire.errors import RemoteProtocolError, SignatureError
-from signedwire.identity import Identity, Label, verify_labelled
+from signedwire.errors import RemoteProtocolError
+from signedwire.identity import Identity
 from signedwire.types import Credit, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.envelope import sign_batch, verify_batch
+from signedwire.wire.batch_signer import BatchSigner, SentBatch
 from signedwire.wire.granted_credit import GrantedCredit
 from signedwire.wire.header import PRIORITY
 from signedwire.wire.idle import IdleMeter
@@ -55,9 +54,10 @@ from signedwire.wire.link_frames import (
     Refusal,
 )
 from signedwire.wire.parts import BatchWriter, IncomingBatches, OutgoingBatches
+from signedwire.wire.peer_signatures import PeerSignatures
 from signedwire.wire.pings import Pings
 from signedwire.wire.read_reports import ReadReports
-from signedwire.wire.receipt_signer import ReceiptSigner
+from signedwire.wire.receipt_signer import Answers, ReceiptSigner
 from signedwire.wire.session_events import (
     CLOSE_MISSING,
     BatchFailed,
@@ -94,15 +94,6 @@ _NOTHING: Final = Credit(0, 0, 0, 0)
 _IDLE: Final = frozenset({Ping, Pong})
 _SIGNATURE_COST: Final = 16
 """The cost of verifying a signature, in PINGs."""
-
-
-@dataclass(frozen=True, slots=True)
-class SentBatch:
-    """The hashes and the signature of a sent batch. Receipts name its root or its leaves."""
-
-    root: bytes
-    leaves: list[bytes]
-    signature: bytes
 
 
 class State(enum.Enum):
@@ -154,11 +145,10 @@ class Session:
         """Bytes of our batches that the peer has reported to have read."""
         self.our_epoch = hello.epoch
         """The epoch in our HELLO."""
-        self._identity = identity
         self._is_expected = is_expected
         self._signer = ReceiptSigner(identity, peer, is_durable)
-        self._us = bytes(identity.did)
-        self._them = bytes(peer)
+        self._batch_signer = BatchSigner(identity, self._signer)
+        self._signatures = PeerSignatures(identity.did, peer)
         self._limits = limits
         self._decoder = LinkFrameDecoder()
         self._events: deque[Event] = deque()
@@ -278,9 +268,9 @@ class Session:
             precise_now: As in `handle_frame()`. If it is given, READ goes along with other
                 frames before it is due, which saves a write.
         """
-        if self._control and precise_now is not None:
-            self._report_read(precise_now)
         parts = self._outgoing.take(room)
+        if (self._control or parts) and precise_now is not None:
+            self._report_read(precise_now)
         if not self._control and not parts and not self._close_frame:
             return b""
         control = (
@@ -318,11 +308,14 @@ class Session:
             return _NOTHING
         return self._allowed.minus(self._sent)
 
-    def send_batch(self, bodies: list[bytes]) -> SentBatch:
+    def send_batch(self, bodies: list[bytes], answers: Answers | None = None) -> SentBatch:
         """Sign 1 to 256 envelopes of one priority, and queue the parts of the batch.
 
         The caller has checked that `send_window()` covers them. To sign a batch as late as
         possible, it calls this when `top_stream` is below their priority.
+
+        `answers` become a receipt that shares signature and frame with the batch. The caller has
+        checked that they fit: see `most_joined()`.
         """
         assert self.state is State.OPEN
         size = sum(map(len, bodies))
@@ -331,9 +324,9 @@ class Session:
         self._sent = self._sent.plus(len(bodies), size, is_critical=is_critical)
         self._idle.expect_answers(len(bodies))
         assert not self._sent.exceeds(self._allowed)
-        root, signature, leaves = sign_batch(self._identity, bodies)
-        self._outgoing.add(BatchWriter(signature, bodies, stream))
-        return SentBatch(root, leaves, signature)
+        batch, joined = self._batch_signer.sign(bodies, answers)
+        self._outgoing.add(BatchWriter(batch.signature, bodies, stream, joined))
+        return batch
 
     def send_receipts(self, kind: int, hashes: list[bytes], at_us: int) -> None:
         """Sign and queue receipts.
@@ -366,7 +359,14 @@ class Session:
             unused = unused.plus(batch.count, batch.total, is_critical=is_critical)
         return unused
 
-    def grant(self, messages: int, size: int, *, is_critical: bool) -> None:
+    def grant(
+        self,
+        messages: int,
+        size: int,
+        *,
+        is_critical: bool,
+        before_told: Callable[[], object] = lambda: None,
+    ) -> None:
         """Grant the peer more credit, because the application has taken messages.
 
         The session sends CREDIT when the new credit reaches a quarter of the first
@@ -378,10 +378,12 @@ class Session:
             messages: Number of messages that the application has taken.
             size: Their size in bytes.
             is_critical: Whether they were in the Critical lane, which has its own credit.
+            before_told: Called before CREDIT is queued, to queue the receipts of the messages.
         """
         if self.state is State.CLOSED:
             return
         if self._credit.add(messages, size, is_critical=is_critical):
+            before_told()
             self._control.append(self._credit.tell().encode())
 
     def close(self, code: int, reason: str) -> None:
@@ -508,12 +510,13 @@ class Session:
             self._report_read(self._precise_now)
         if batch is None:
             return
-        try:
-            root, leaves = verify_batch(self._them, batch.bodies, batch.signature)
-        except SignatureError:
-            self._events.append(BatchFailed(batch.bodies))
+        event, receipts = self._signatures.batch(batch, part.joined)
+        if receipts is not None and self._is_expected(receipts):
+            self._events += ReceiptsReceived(receipts), event
             return
-        self._events.append(BatchReceived(batch.bodies, root, leaves, batch.signature))
+        self._events.append(event)
+        if receipts is not None:
+            self.count_idle(self._idle.cost_of_answers(len(receipts.hashes)), now)
 
     def _report_read(self, precise_now: float) -> None:
         if (report := self._reads.take(precise_now)) is not None:
@@ -540,8 +543,7 @@ class Session:
             # No message waits for this receipt, so the signature check is saved.
             self.count_idle(self._idle.cost_of_answers(len(receipts.hashes)), now)
             return
-        text = self._them + self._us + receipts.statement
-        if not verify_labelled(self._them, Label.RECEIPT, text, receipts.signature):
+        if not self._signatures.fits(receipts):
             self._end(
                 frames.CLOSE_BAD_SIGNATURE,
                 "the peer sent a receipt that it did not sign",
