@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from signedwire.clock import monotonic
 from signedwire.delivery.message import OutgoingMessage
@@ -21,6 +22,7 @@ from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Credit, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import Close, Refusal
+from signedwire.wire.parts import most_joined
 from signedwire.wire.session import Session
 
 __all__ = ["LinkOutput"]
@@ -145,7 +147,8 @@ class LinkOutput:
         if self._on_batch is not None:
             self._on_batch()
         bodies = [message.body for message in messages]
-        batch = session.send_batch(bodies)
+        # It is above all batches under way, so it is written in this turn.
+        batch = session.send_batch(bodies, self.receipts.take(most_joined(bodies)))
         sender.sent(batch, messages, bodies)
         self._under_way[session.top_stream] = batch.root, messages
 
@@ -195,16 +198,19 @@ class LinkOutput:
         """Send credit, and which messages the application has handled and refused."""
         if (session := self._state.session) is None:
             return
-        self.receipts.sign(session)
+        sign_receipts = partial(self.receipts.sign, session)
+        if refused or handled:
+            sign_receipts()
         if refused:
             session.send_refusals(refused, unix_time_us())
         if handled:
             session.send_receipts(frames.HANDLED_ENVELOPES, handled, unix_time_us())
-        # After the refusals: the peer has no more in flight than its credit.
+        # After the receipts and refusals: the peer has no more in flight than its credit.
+        grant = partial(session.grant, before_told=sign_receipts)
         if credit.messages or credit.bytes:
-            session.grant(credit.messages, credit.bytes, is_critical=False)
+            grant(credit.messages, credit.bytes, is_critical=False)
         if credit.critical_messages or credit.critical_bytes:
-            session.grant(credit.critical_messages, credit.critical_bytes, is_critical=True)
+            grant(credit.critical_messages, credit.critical_bytes, is_critical=True)
         self.receipts.flush_soon(self._write_receipts)
 
     def sign_receipts(self) -> None:

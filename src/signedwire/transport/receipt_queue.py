@@ -8,6 +8,7 @@ from collections.abc import Callable
 from signedwire.transport.receipt_delay import ReceiptDelay
 from signedwire.types import unix_time_us
 from signedwire.wire import link_frames as frames
+from signedwire.wire.receipt_signer import Answers
 from signedwire.wire.session import Session
 
 __all__ = ["ReceiptQueue"]
@@ -39,6 +40,19 @@ class ReceiptQueue:
         if self._leaves:
             leaves, self._leaves = self._leaves, []
             session.send_receipts(frames.ACCEPTED_ENVELOPES, leaves, unix_time_us())
+
+    def take(self, most: int) -> Answers | None:
+        """Take receipts that make one statement of at most `most` hashes; `None`: there are none.
+
+        The caller has them signed together with a batch.
+        """
+        if 0 < len(self._roots) <= most:
+            roots, self._roots = self._roots, []
+            return Answers(frames.ACCEPTED_BATCHES, roots, unix_time_us())
+        if 0 < len(self._leaves) <= most:
+            leaves, self._leaves = self._leaves, []
+            return Answers(frames.ACCEPTED_ENVELOPES, leaves, unix_time_us())
+        return None
 
     def clear(self) -> None:
         """Forget batches and envelopes that have no receipt yet."""
