@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,15 +16,19 @@ from typing import Any, Final
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit, Kind
 from signedwire.wire.batch import leaf_of, path_of
+from signedwire.wire.batch_signer import SentBatch
 from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.did_proof import make_did_proof, uri_of_proof
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
+from signedwire.wire.joint import receipt_hash, sign_joint
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     ACCEPTED_ENVELOPES,
+    ENVELOPES,
     FIRST,
     HANDLED_ENVELOPES,
+    JOINT,
     LAST,
     REASON_CODES,
     RECEIPT,
@@ -38,7 +43,6 @@ from signedwire.wire.link_frames import (
     Receipts,
 )
 from signedwire.wire.receipt_proof import encode_receipt_proof
-from signedwire.wire.session import SentBatch
 
 REFUSAL_TEXT: Final = "at most 4 bytes — höchstens".encode()
 LATER_FIELDS: Final = bytes(range(12))
@@ -194,6 +198,7 @@ def frame_vectors() -> dict[str, str]:
     every: dict[str, Any] = {
         "hello": hello,
         "envelopes": Part(FIRST | LAST, 1, joined, 2, sum(map(len, bodies))),
+        "envelopes_joint": joint_part(),
         "receipt_accepted_batches": receipt(ACCEPTED_BATCHES, batch.root),
         "receipt_accepted_envelopes": receipt(ACCEPTED_ENVELOPES, *batch.leaves, detail=1),
         "receipt_handled_envelopes": receipt(HANDLED_ENVELOPES, batch.leaves[0], detail=1),
@@ -236,6 +241,121 @@ def batch_in_parts() -> dict[str, Any]:
         Part(LAST, 1, joined[2 * PART :]),
     )
     return {"count": IN_PARTS, "frames": [part.encode().hex() for part in parts]}
+
+
+WORD: Final = Receipts(
+    ACCEPTED_ENVELOPES,
+    TIME_US + 2_000_000,
+    (bytes(range(32)), bytes(range(32, 64))),
+    code=1,
+)
+"""Alice's word about what Bob sent, for joint frames."""
+ALICE_TO_BOB: Final = bytes(ALICE.did) + bytes(BOB.did)
+OTHER_ROOT: Final = bytes(range(64, 96))
+"""The root under the joint signatures of the receipts in receipt proofs."""
+
+
+def joint_signature(
+    *,
+    label: Label = Label.JOINT,
+    signer: Identity = ALICE,
+    parties: bytes = ALICE_TO_BOB,
+    is_swapped: bool = False,
+) -> bytes:
+    """The signature of the joint frame, without the receipt hash."""
+    root = sign_batch(ALICE, of_one_priority(2)[0])[0]
+    halves = root, receipt_hash(parties, WORD.statement)
+    return signer._sign_labelled(label, b"".join(halves[::-1] if is_swapped else halves))
+
+
+def joint_part(
+    word: Receipts = WORD,
+    signature: bytes = b"",
+    change: Callable[[bytes], bytes] = lambda batch: batch,
+) -> Part:
+    """Alice's batch of `envelopes` and her word, under one signature."""
+    bodies, batch = of_one_priority(2)
+    batch = change((signature or joint_signature()) + batch[64:])
+    return Part(FIRST | LAST | JOINT, 1, batch, 2, sum(map(len, bodies)), word)
+
+
+def bad_joint() -> dict[str, dict[str, str]]:
+    """Joint frames that are refused, by the code of the CLOSE."""
+    good = joint_part().encode()
+    size = len(WORD.statement)
+    text = ALICE_TO_BOB + WORD.statement
+
+    def framed(body: bytes) -> str:
+        return ((len(body) + 1).to_bytes(4, "big") + bytes((ENVELOPES,)) + body).hex()
+
+    def flags(value: int) -> str:
+        return framed(bytes((value,)) + good[6:])
+
+    def sized(change: int) -> str:
+        return framed(good[5:13] + (size + change).to_bytes(2, "little") + good[15:])
+
+    failing = {
+        "halves_swapped": joint_part(signature=joint_signature(is_swapped=True)),
+        "label_of_a_batch": joint_part(signature=joint_signature(label=Label.BATCH)),
+        "label_of_a_receipt": joint_part(signature=joint_signature(label=Label.RECEIPT)),
+        "signed_by_bob": joint_part(signature=joint_signature(signer=BOB)),
+        "statement_of_bob": joint_part(
+            signature=joint_signature(parties=bytes(BOB.did) + bytes(ALICE.did))
+        ),
+        "statement_altered": joint_part(replace(WORD, at_us=WORD.at_us + 1)),
+        "batch_altered": joint_part(change=lambda batch: batch[:-1] + b"!"),
+        "signature_of_the_batch": joint_part(signature=of_one_priority(2)[1][:64]),
+        "signature_of_the_receipt": joint_part(signature=ALICE._sign_labelled(Label.RECEIPT, text)),
+    }
+    return {
+        "1": {
+            **{f"flags_{value}": flags(value) for value in (16, 17, 18, 23, 27)},
+            "statement_shorter": sized(-1),
+            "statement_longer": sized(1),
+            "kind_5": joint_part(replace(WORD, kind=5)).encode().hex(),
+            "no_hashes": joint_part(replace(WORD, hashes=())).encode().hex(),
+        },
+        "7": {name: part.encode().hex() for name, part in failing.items()},
+    }
+
+
+def joint_proofs() -> dict[str, str]:
+    """Receipt proofs of the body 4 in the batch of `envelopes`; one or both are joint."""
+    bodies, batch = of_one_priority(2)
+    root, _, leaves = sign_batch(ALICE, bodies)
+    plain = SentBatch(root, leaves, batch[:64])
+    half = receipt_hash(ALICE_TO_BOB, WORD.statement)
+    joined = SentBatch(root, leaves, half + joint_signature())
+    word = receipt(ACCEPTED_BATCHES, root)
+    bobs = receipt_hash(bytes(BOB.did) + bytes(ALICE.did), word.statement)
+    signature = sign_joint(BOB, OTHER_ROOT, bobs)[32:]
+    joint_word = replace(word, signature=signature, root=OTHER_ROOT)
+    return {
+        name: encode_receipt_proof(bodies[1], sent_batch, 1, one.proof).hex()
+        for name, sent_batch, one in (
+            ("envelope_joint", joined, word),
+            ("receipt_joint", plain, joint_word),
+            ("both_joint", joined, joint_word),
+        )
+    }
+
+
+def bad_joint_proofs() -> dict[str, str]:
+    """Proofs whose other half is not the one that was signed, or whose form is another."""
+    good = bytes.fromhex(joint_proofs()["both_joint"])
+    at = 12 + int.from_bytes(good[8:12], "little")
+    changes = {
+        "other_receipt_hash": (at - 101, good[at - 101] ^ 1),
+        "other_root": (at + 1, good[at + 1] ^ 1),
+        "envelope_form_0": (at - 65, 0),
+        "envelope_form_2": (at - 65, 2),
+        "receipt_form_0": (at, 0),
+        "receipt_form_2": (at, 2),
+    }
+    return {
+        name: (good[:place] + bytes((value,)) + good[place + 1 :]).hex()
+        for name, (place, value) in changes.items()
+    }
 
 
 def bad_receipts() -> dict[str, str]:
@@ -282,22 +402,21 @@ def vectors() -> dict[str, Any]:
         "frames": frame_vectors(),
         "batch_in_parts": batch_in_parts(),
         "bad_receipts": bad_receipts(),
+        "bad_joint": bad_joint(),
         "envelope": {
             "count": 17,
             "index": 3,
             "alone": SignedEnvelope(bodies[3], path).encode().hex(),
         },
         "receipt_proofs": {
-            name: encode_receipt_proof(bodies[3], batch, 3, one.statement + one.signature).hex()
+            name: encode_receipt_proof(bodies[3], batch, 3, one.proof).hex()
             for name, one in (("accepted", word), ("handled", handled), ("refused", refused))
         },
+        "joint_proofs": joint_proofs(),
+        "bad_joint_proofs": bad_joint_proofs(),
         "bad_receipt_proofs": {
-            "signed_by_alice": encode_receipt_proof(
-                bodies[3], batch, 3, forged.statement + forged.signature
-            ).hex(),
-            "of_another": encode_receipt_proof(
-                bodies[4], batch, 4, refused.statement + refused.signature
-            ).hex(),
+            "signed_by_alice": encode_receipt_proof(bodies[3], batch, 3, forged.proof).hex(),
+            "of_another": encode_receipt_proof(bodies[4], batch, 4, refused.proof).hex(),
         },
     }
 

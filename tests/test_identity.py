@@ -35,7 +35,7 @@ from nacl.bindings import (
 from signedwire import identity as identity_module
 from signedwire import keyfiles, keyformats
 from signedwire.errors import IdentityError
-from signedwire.identity import Identity, _verify, verify_digest
+from signedwire.identity import Identity, Label, _verify, verify_digest, verify_labelled
 from signedwire.keyformats import decode_key
 from signedwire.types import Did
 from test_types import ORDER_8, SMALL_ORDER
@@ -176,6 +176,33 @@ class TestIdentity:
             if not name.startswith("_") and inspect.getmodule(value) is identity_module
         }
         assert defined_here == set(identity_module.__all__)
+
+    def test_labels_are_distinct_and_the_reserved_ones_sign_nothing(self) -> None:
+        used = [label.value for label in Label]
+        reserved = identity_module.RESERVED_LABELS
+        every = [*used, *reserved]
+        assert reserved == {
+            b"signedwire/%s/1\0" % name
+            for name in (b"charter", b"succession", b"relay-key", b"seal-key")
+        }
+        assert len(every) == len(set(every)) == 8
+        assert not any(a != b and a.startswith(b) for a in every for b in every)
+        for label in reserved:
+            with pytest.raises(ValueError, match="is not a valid Label"):
+                Identity.from_seed(SEED)._sign_labelled(label, bytes(64))  # type: ignore[arg-type]
+            with pytest.raises(AttributeError):
+                verify_labelled(bytes(32), label, bytes(64), bytes(64))  # type: ignore[arg-type]
+
+    def test_a_signature_fits_its_own_label_alone(self) -> None:
+        identity = Identity.from_seed(SEED)
+        for label in Label:
+            signature = identity._sign_labelled(label, bytes(64))
+            fitting = [
+                each
+                for each in Label
+                if verify_labelled(bytes(identity.did), each, bytes(64), signature)
+            ]
+            assert fitting == [label]
 
     @given(st.binary(min_size=32, max_size=32))
     @settings(deadline=None, max_examples=30)

@@ -50,6 +50,19 @@ class Label(enum.Enum):
     """Root of a batch of envelopes."""
     RECEIPT = b"signedwire/receipt/1\0"
     """Receipt for accepted or handled envelopes."""
+    JOINT = b"signedwire/joint/1\0"
+    """Root of a batch of envelopes, and the hash of a receipt's text."""
+
+
+RESERVED_LABELS: Final = frozenset(
+    {
+        b"signedwire/charter/1\0",
+        b"signedwire/relay-key/1\0",
+        b"signedwire/seal-key/1\0",
+        b"signedwire/succession/1\0",
+    }
+)
+"""Labels of later versions. No `Label` has one of these, so nothing signs or verifies with it."""
 
 
 @final

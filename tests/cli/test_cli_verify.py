@@ -18,6 +18,7 @@ from signedwire.wire.envelope import MerklePath, sign_batch
 from signedwire.wire.frames import encode_frame
 from signedwire.wire.header import encode_v2_body
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 LIMIT = 10.0
 ALICE, BOB = Identity.from_seed(bytes(range(32))), Identity.from_seed(bytes(32))
 
@@ -201,6 +202,14 @@ def test_a_proof_tells_who_accepted_what_from_whom(tmp_path: Path, proof: bytes)
     assert (fields["sender"], fields["payload"]) == (str(ALICE.did), "hello")
     both = verify_bytes(tmp_path, f"{ONE.encode().hex()}\n{proof.hex()}".encode())
     assert both.stderr == "2 valid, 0 invalid\n"
+
+
+@pytest.mark.parametrize("form", ["envelope_joint", "receipt_joint", "both_joint"])
+def test_a_proof_with_joint_signatures(tmp_path: Path, form: str) -> None:
+    vectors = json.loads((DOCS / "vectors" / "v2.json").read_text(encoding="utf-8"))
+    ran = verify_bytes(tmp_path, bytes.fromhex(vectors["joint_proofs"][form]))
+    assert ran.exit_code == 0, ran
+    assert f"accepted by {vectors['bob']['text']} at 2023-" in ran.stdout
 
 
 def test_a_proof_tells_that_a_store_had_committed_it(tmp_path: Path) -> None:

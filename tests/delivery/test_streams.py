@@ -101,14 +101,14 @@ class Sender:
         plain = Receipts(kind, 55, hashes)
         text = THEM + US + plain.statement
         receipts = replace(plain, signature=BOB._sign_labelled(Label.RECEIPT, text))
-        return self.stream.receipts(receipts, receipts.statement + receipts.signature)
+        return self.stream.receipts(receipts, receipts.proof)
 
     def refuse(self, *leaves: bytes, reason: Reason = Reason.INBOX_FULL) -> list[Refused]:
         """A refusal by Bob has come."""
         plain = Receipts(4, 55, leaves, code=REASON_CODES[reason], text=b"no")
         text = THEM + US + plain.statement
         receipts = replace(plain, signature=BOB._sign_labelled(Label.RECEIPT, text))
-        return self.stream.refused(receipts, receipts.statement + receipts.signature)
+        return self.stream.refused(receipts, receipts.proof)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ class TestNumbering:
         sender.queue(b"x", HIGH)
         (message,) = sender.next()
         _, signature, _ = sign_batch(ALICE, [message.body])
-        envelope = SignedEnvelope.decode(message.body + bytes(2) + b"\1\0" + signature)
+        envelope = SignedEnvelope.decode(message.body + bytes(2) + b"\1\0\0" + signature)
         envelope.verify()
         assert (envelope.sender, envelope.recipient) == (ALICE.did, BOB.did)
         assert (envelope.epoch, envelope.sequence_number) == (EPOCH, 1)

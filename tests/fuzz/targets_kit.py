@@ -8,21 +8,25 @@ from typing import Final
 from signedwire.identity import Identity, Label
 from signedwire.transport.certificates import ALPN
 from signedwire.types import Priority
+from signedwire.wire.batch import batch_root, leaves_of
+from signedwire.wire.batch_signer import SentBatch
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
+from signedwire.wire.joint import receipt_hash, sign_joint
 from signedwire.wire.link_frames import REFUSED_ENVELOPES, Receipts
 from signedwire.wire.receipt_proof import encode_receipt_proof
-from signedwire.wire.session import SentBatch
 
 __all__ = [
     "ALICE",
     "ALONE",
     "BATCHES",
     "BOB",
+    "JOINT",
     "RECEIPT_PROOFS",
     "TlsOf",
     "body",
     "sign",
+    "sign_jointly",
     "signed_receipts",
 ]
 
@@ -105,13 +109,33 @@ BATCHES: Final = [
 _SENT: Final = [sign(bodies) for bodies in BATCHES]
 
 
+def sign_jointly(
+    bodies: list[bytes], receipts: Receipts, signer: Identity = ALICE, peer: Identity = BOB
+) -> tuple[SentBatch, Receipts]:
+    """A batch of `signer`, and a receipt about envelopes of `peer`, under one signature."""
+    leaves = leaves_of(bodies)
+    root = batch_root(bytes(signer.did), leaves)
+    parties = bytes(signer.did) + bytes(peer.did)
+    signature = sign_joint(signer, root, receipt_hash(parties, receipts.statement))
+    joined = replace(receipts, signature=signature[32:], root=root)
+    return SentBatch(root, leaves, signature), joined
+
+
+JOINT: Final = [
+    sign_jointly(bodies, signed_receipts(kind, (bytes((kind,)) * 32,), ALICE, BOB))
+    for kind, bodies in enumerate(BATCHES[:4], 1)
+]
+"""The first batches, each with a receipt of another kind."""
+
+
 def _alone() -> list[bytes]:
+    joint = zip(BATCHES[:4], (sent for sent, _ in JOINT), strict=True)
     return [
         SignedEnvelope(
             bodies[index],
             MerklePath(index, len(bodies), sent.signature, leaves=sent.leaves),
         ).encode()
-        for bodies, sent in zip(BATCHES, _SENT, strict=True)
+        for bodies, sent in (*zip(BATCHES, _SENT, strict=True), *joint)
         for index in sorted({0, len(bodies) // 2, len(bodies) - 1})
     ]
 
@@ -131,8 +155,11 @@ def _proofs() -> list[bytes]:
             (4, tuple(sent.leaves)),
         ):
             receipt = signed_receipts(kind, hashes)
-            data = receipt.statement + receipt.signature
-            found.append(encode_receipt_proof(bodies[index], sent, index, data))
+            found.append(encode_receipt_proof(bodies[index], sent, index, receipt.proof))
+    for bodies, (sent, _) in zip(BATCHES[:4], JOINT, strict=True):
+        # Bob's receipt, which left together with a batch of his.
+        _, receipt = sign_jointly([body(1)], signed_receipts(1, (sent.root,)), BOB, ALICE)
+        found.append(encode_receipt_proof(bodies[0], sent, 0, receipt.proof))
     return found
 
 

@@ -18,6 +18,7 @@ from signedwire.wire.did_proof import (
     uri_of_proof,
 )
 from signedwire.wire.envelope import verify_batch
+from signedwire.wire.joint import receipt_hash
 from signedwire.wire.link_frames import (
     Close,
     CreditFrame,
@@ -29,7 +30,8 @@ from signedwire.wire.link_frames import (
     Receipts,
     Refusal,
 )
-from signedwire.wire.parts import IncomingBatches, encode_batch
+from signedwire.wire.parts import IncomingBatches, encode_batch, most_joined
+from signedwire.wire.receipt_signer import Answers
 from signedwire.wire.session import (
     BatchFailed,
     BatchReceived,
@@ -42,7 +44,7 @@ from signedwire.wire.session import (
 )
 
 from .target import Choices, Target, expect_short
-from .targets_kit import ALICE, BATCHES, BOB, TlsOf, body, sign, signed_receipts
+from .targets_kit import ALICE, BATCHES, BOB, JOINT, TlsOf, body, sign, signed_receipts
 
 __all__ = ["TARGETS"]
 
@@ -141,7 +143,7 @@ _LONG_PARTS: Final = (
 _GOOD_BATCHES: Final = {
     sent.signature: bodies
     for bodies, sent in zip((*BATCHES, _LONG), (*_SENT, _LONG_SENT), strict=True)
-}
+} | {sent.signature: bodies for (sent, _), bodies in zip(JOINT, BATCHES[:4], strict=True)}
 _RECEIPTS: Final = [
     signed_receipts(kind, hashes, ALICE, BOB)
     for kind, hashes in (
@@ -151,7 +153,9 @@ _RECEIPTS: Final = [
         (4, (b"\3" * 32,)),
     )
 ]
-_GOOD_RECEIPTS: Final = frozenset(each.statement + each.signature for each in _RECEIPTS)
+_GOOD_RECEIPTS: Final = frozenset(
+    each.proof for each in (*_RECEIPTS, *(joined for _, joined in JOINT))
+)
 _REASONS: Final = tuple(frames.REASON_CODES)
 _SMALL: Final = [b"too small"]
 
@@ -160,6 +164,14 @@ _FROM_PEER: Final = (
     _hello().encode(),
     *(encode_batch(sent.signature, bodies) for sent, bodies in zip(_SENT, BATCHES, strict=True)),
     *(each.encode() for each in _RECEIPTS),
+    *(
+        encode_batch(sent.signature, bodies, None, joined)
+        for (sent, joined), bodies in zip(JOINT, BATCHES[:4], strict=True)
+    ),
+    encode_batch(JOINT[0][0].signature, BATCHES[0], None, JOINT[1][1]),
+    encode_batch(JOINT[0][0].signature, BATCHES[1], None, JOINT[0][1]),
+    encode_batch(JOINT[0][0].signature, BATCHES[0]),
+    encode_batch(_SENT[0].signature, BATCHES[0], None, JOINT[0][1]),
     encode_batch(_SENT[0].signature, BATCHES[1]),
     encode_batch(sign(BATCHES[1], BOB).signature, BATCHES[1]),
     encode_batch(sign(_SMALL).signature, _SMALL, 0),
@@ -242,7 +254,7 @@ class _End:
                 self.received = _sum(self.received, event.bodies)
             case ReceiptsReceived():
                 receipts = event.receipts
-                assert receipts.statement + receipts.signature in _GOOD_RECEIPTS
+                assert receipts.proof in _GOOD_RECEIPTS
             case Closed():
                 self.is_closed = True
 
@@ -265,7 +277,12 @@ class _End:
                 self.told_credit = frame.credit
             elif isinstance(frame, Part):
                 if (batch := self.batches.add(frame, self.now)) is not None:
-                    verify_batch(bytes(BOB.did), batch.bodies, batch.signature)
+                    half = b""
+                    if frame.joined is not None:
+                        half = receipt_hash(
+                            bytes(BOB.did) + bytes(ALICE.did), frame.joined.statement
+                        )
+                    verify_batch(bytes(BOB.did), batch.bodies, half + batch.signature)
             elif isinstance(frame, Receipts):
                 text = bytes(BOB.did) + bytes(ALICE.did) + frame.statement
                 assert verify_labelled(bytes(BOB.did), Label.RECEIPT, text, frame.signature)
@@ -276,7 +293,9 @@ class _End:
     def receive(self, data: bytes) -> None:
         self.session.receive_data(data, self.now)
 
-    def send(self, count: int, size: int, *, is_critical: bool) -> SentBatch | None:
+    def send(
+        self, count: int, size: int, *, is_critical: bool, answers: int = 0
+    ) -> SentBatch | None:
         priority = Priority.CRITICAL if is_critical else Priority.LOW
         message = body(1, bytes(size), sender=BOB, recipient=ALICE, priority=priority)
         room = self.session.send_window()
@@ -284,7 +303,10 @@ class _End:
             room = Credit(room.critical_messages, room.critical_bytes, 0, 0)
         if room.messages < count or room.bytes < count * len(message):
             return None
-        return self.session.send_batch([message] * count)
+        bodies = [message] * count
+        if answers and answers <= most_joined(bodies):
+            return self.session.send_batch(bodies, Answers(1, [bytes(32)] * answers, size))
+        return self.session.send_batch(bodies)
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
@@ -318,7 +340,8 @@ def session(data: bytes) -> None:
                 end.pass_time(max(0.0, (end.session.next_timeout() or 0.0) - end.now))
                 end.call_timer()
             case 9:
-                end.send(choices.below(5) + 1, choices.byte(), is_critical=choices.below(2) == 1)
+                count, size, more = choices.below(5) + 1, choices.byte(), choices.byte()
+                end.send(count, size, is_critical=more % 2 == 1, answers=more >> 1)
             case 10:
                 hashes = [bytes((n,)) * 32 for n in range(choices.below(4))]
                 end.session.send_receipts(choices.below(3) + 1, hashes, choices.byte())
@@ -392,7 +415,8 @@ class _Side:
             map(len, bodies)
         ):
             return
-        sent = self.session.send_batch(bodies)
+        answers = Answers(1, [bytes(32)] * count, 1) if choices.below(2) else None
+        sent = self.session.send_batch(bodies, answers)
         assert verify_batch(bytes(self.us.did), bodies, sent.signature) == (sent.root, sent.leaves)
         self.sent.append(bodies)
 

@@ -46,6 +46,7 @@ from signedwire.types import DeliveryState, Reason
 from signedwire.wire.did_proof import make_did_proof
 from signedwire.wire.header import MIN_V2_HEADER_SIZE
 from signedwire.wire.receipt_proof import verify_receipt
+from signedwire.wire.receipt_signer import Answers
 from signedwire.wire.session import Session
 
 from .disk import Disk, DiskStore, Habits
@@ -1033,10 +1034,12 @@ def simulated(world: World) -> Iterator[None]:
         life().carries_receipts = True
         old_send_receipts(session, kind, hashes, at_us)
 
-    def send_batch(session: Session, bodies: list[bytes]) -> Any:
+    def send_batch(session: Session, bodies: list[bytes], answers: Answers | None = None) -> Any:
         for body in bodies:
             world.on_written(life(), body)
-        return old_send_batch(session, bodies)
+        if answers is not None:
+            life().carries_receipts = True
+        return old_send_batch(session, bodies, answers)
 
     def complete(message: OutgoingMessage, *arguments: Any) -> None:
         old_complete(message, *arguments)

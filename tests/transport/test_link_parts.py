@@ -380,7 +380,10 @@ class Output:
 
     def frames(self) -> list[str]:
         written, self.stream.written = self.stream.written, b""
-        return [type(frame).__name__ for frame in frames_of(written)]
+        return [
+            "Joint" if isinstance(frame, frames.Part) and frame.joined else type(frame).__name__
+            for frame in frames_of(written)
+        ]
 
 
 class TestLinkOutput:
@@ -478,13 +481,79 @@ class TestLinkOutput:
         assert out.batches == 0
 
     @on_asyncio
-    async def test_receipts_go_before_the_batch_in_one_write(self) -> None:
+    @pytest.mark.parametrize(
+        ("roots", "leaves", "expected"),
+        [
+            (1, 0, ["Joint"]),
+            (0, 2, ["Joint"]),
+            (1, 1, ["Receipts", "Joint"]),  # one statement in a frame
+            (480, 0, ["Joint"]),
+            (501, 0, ["Receipts", "Receipts", "Part"]),  # more than one RECEIPT may name
+            (501, 3, ["Receipts", "Receipts", "Joint"]),
+        ],
+    )
+    async def test_receipts_that_wait_go_with_the_batch(
+        self, roots: int, leaves: int, expected: list[str]
+    ) -> None:
+        out = Output(1)
+        out.state.note_open()
+        out.output.queue_receipts([bytes(32)] * roots, [bytes(32)] * leaves)
+        assert out.frames() == []
+        out.output.pump()
+        assert out.frames() == expected
+        out.output._write_receipts()
+        assert out.frames() == []
+        out.answers.end()
+
+    @on_asyncio
+    async def test_receipts_go_alone_before_a_batch_of_several_parts(self) -> None:
+        out = Output(1, theirs=Credit(9, 1 << 20, 9, 1 << 20))
+        out.sender.lanes[0] = body(1, bytes(20_000))
+        out.state.note_open()
+        out.output.queue_receipts([bytes(32)], [])
+        out.output.pump()
+        assert out.frames() == ["Receipts", "Part", "Part"]
+        out.answers.end()
+
+    @on_asyncio
+    async def test_receipts_do_not_wait_for_credit(self) -> None:
+        out = Output(1, theirs=NO_CREDIT)
+        out.state.note_open()
+        out.output.queue_receipts([bytes(32)], [])
+        out.output.pump()
+        assert out.frames() == []
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert out.frames() == ["Receipts"]
+        out.answers.end()
+
+    @on_asyncio
+    async def test_receipts_that_were_urgent_are_not_there_to_join(self) -> None:
+        out = Output(1)
+        out.state.note_open()
+        out.output.queue_receipts([bytes(32)], [], is_urgent=True)
+        out.output.pump()
+        assert out.frames() == ["Receipts", "Part"]
+        out.answers.end()
+
+    @on_asyncio
+    async def test_credit_that_is_not_told_leaves_receipts_waiting(self) -> None:
         out = Output(1)
         out.state.note_open()
         out.output.queue_receipts([bytes(32)], [], is_committed=False)
-        assert out.frames() == []
+        out.output.answer({1: Credit(1, 100)}, Answers([], [], []))
         out.output.pump()
-        assert out.frames() == ["Receipts", "Part"]
+        assert out.frames() == ["Joint"]
+        out.answers.end()
+
+    @on_asyncio
+    async def test_receipts_go_before_credit(self) -> None:
+        out = Output(1)
+        out.state.note_open()
+        out.output.queue_receipts([bytes(32)], [])
+        out.output.answer(Credit(600, 1 << 19, 0, 0), [], [])
+        out.output.pump()
+        assert out.frames() == ["Receipts", "CreditFrame", "Part"]
         out.answers.end()
 
     @on_asyncio

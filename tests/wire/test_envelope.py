@@ -466,25 +466,25 @@ class TestV2:
         assert v2(20, 3) != v2(19, 3)
         assert v2(20, 3).body == v2(19, 3).body
 
-    @pytest.mark.parametrize("length", [0, 4, 8, 125, 126, 193])
+    @pytest.mark.parametrize("length", [0, 4, 8, 125, 126, 194])
     def test_too_short(self, length: int) -> None:
         text = refusal(v2(1, 0, b"").encode()[:length])
-        smallest = 170 if length < 8 else 194
+        smallest = 170 if length < 8 else 195
         assert text == f"not an envelope: {length} bytes, the smallest has {smallest}"
 
     @pytest.mark.parametrize("place", [(0, 0), (1, 1), (5, 5), (0, 257), (256, 256)])
     def test_a_place_that_is_none(self, place: tuple[int, int]) -> None:
         index, count = place
         data = bytearray(v2(256).encode())
-        data[-68:-64] = index.to_bytes(2, "little") + count.to_bytes(2, "little")
+        data[-69:-65] = index.to_bytes(2, "little") + count.to_bytes(2, "little")
         assert refusal(data) == (
             f"not an envelope: bad Merkle path: index {index} in a batch of {count}"
         )
 
     def test_shorter_than_its_path(self) -> None:
         data = body() + bytes(64) + (0).to_bytes(2, "little") + (256).to_bytes(2, "little")
-        problem = "not an envelope: 263 bytes, its Merkle path alone has 1028"
-        assert refusal(data + bytes(64)) == problem
+        problem = "not an envelope: 264 bytes, its Merkle path alone has 1029"
+        assert refusal(data + bytes(65)) == problem
 
     @pytest.mark.parametrize(
         ("at", "value"),
@@ -513,7 +513,7 @@ class TestV2:
         envelope = v2(*true)
         assert isinstance(envelope.merkle_path, MerklePath)
         raw = bytearray(envelope.encode())
-        raw[-68:-64] = other[1].to_bytes(2, "little") + other[0].to_bytes(2, "little")
+        raw[-69:-65] = other[1].to_bytes(2, "little") + other[0].to_bytes(2, "little")
         with pytest.raises((EnvelopeError, SignatureError)):
             SignedEnvelope.decode(raw).verify()
         forged = MerklePath(
@@ -526,7 +526,7 @@ class TestV2:
     def test_a_node_less_or_more(self, size: int) -> None:
         envelope = v2(20, 3, bytes(100))
         data = envelope.encode()
-        other = data[:-100] + data[-68:] if size < 0 else data[:-68] + bytes(32) + data[-68:]
+        other = data[:-101] + data[-69:] if size < 0 else data[:-69] + bytes(32) + data[-69:]
         with pytest.raises(SignatureError):
             SignedEnvelope.decode(other).verify()
 

@@ -7,7 +7,7 @@ import pytest
 from linkkit import body, events_of, hello, open_pair, ping
 from signedwire.types import Credit, Reason
 from signedwire.wire import idle as idle_module
-from signedwire.wire import session as session_module
+from signedwire.wire import joint as joint_module
 from signedwire.wire.idle import ANSWERS_PER_MESSAGE, IdleMeter
 from signedwire.wire.link_frames import CreditFrame, Receipts
 from signedwire.wire.session import Closed, ReceiptsReceived, Session
@@ -48,7 +48,7 @@ class TestReceiptsThatNobodyWaitsFor:
     @pytest.mark.parametrize("kind", [1, 2, 3, 4])
     def test_are_never_verified(self, kind: int, monkeypatch: pytest.MonkeyPatch) -> None:
         verified: list[object] = []
-        monkeypatch.setattr(session_module, "verify_labelled", lambda *a: verified.append(a))
+        monkeypatch.setattr(joint_module, "verify_labelled", lambda *a: verified.append(a))
         alice, _ = open_pair()
         deaf(alice)
         alice.receive_data(unknown(kind) * 1000, 0.0)

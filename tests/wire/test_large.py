@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -34,8 +35,8 @@ def proof(kind: int) -> bytes:
     batch = sent(bodies)
     receipt = Receipts(kind, 7, (batch.root,) if kind == 1 else (batch.leaves[18],))
     text = bytes(BOB.did) + bytes(ALICE.did) + receipt.statement
-    signature = BOB._sign_labelled(Label.RECEIPT, text)
-    return encode_receipt_proof(bodies[18], batch, 18, receipt.statement + signature)
+    receipt = replace(receipt, signature=BOB._sign_labelled(Label.RECEIPT, text))
+    return encode_receipt_proof(bodies[18], batch, 18, receipt.proof)
 
 
 def feed(receive: Callable[[bytes], object], data: bytes, size: int) -> None:

@@ -330,7 +330,7 @@ class TestRanges:
     def test_how_many_hashes_a_receipt_has(self, count: int, start: bytes) -> None:
         body = start + le(count, 2) + bytes(32 * count + 64)
         assert refusal(frames.RECEIPT, body) == (
-            f"the peer sent a receipt of {len(body)} bytes for {count} hashes"
+            f"the peer sent a receipt whose statement has {len(body) - 64} bytes for {count} hashes"
         )
 
     def test_the_largest_receipt(self) -> None:

@@ -45,7 +45,7 @@ def signed(
 
 
 def raw(receipts: Receipts) -> bytes:
-    return receipts.statement + receipts.signature
+    return receipts.proof
 
 
 def packed(envelope: SignedEnvelope, receipts: Receipts) -> bytes:

@@ -24,7 +24,7 @@ from nacl.signing import SigningKey, VerifyKey
 
 import make_v2_vectors
 from fuzz.targets_kit import TlsOf
-from signedwire.errors import SignatureError
+from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.identity import Identity
 from signedwire.transport.certificates import (
     NULL_CA_PEM,
@@ -37,7 +37,14 @@ from signedwire.wire.batch import batch_root, path_of, root_from_path
 from signedwire.wire.did_proof import check_did_proof, proof_from_uri
 from signedwire.wire.envelope import SignedEnvelope, verify_batch
 from signedwire.wire.receipt_proof import verify_receipt
-from signedwire.wire.session import BatchReceived, Closed, Session, SessionLimits
+from signedwire.wire.session import (
+    BatchFailed,
+    BatchReceived,
+    Closed,
+    ReceiptsReceived,
+    Session,
+    SessionLimits,
+)
 from signedwire.wire.session_events import CLOSE_MISSING
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -158,7 +165,7 @@ class PlainBatch:
 
     def alone(self, index: int) -> bytes:
         """Section 8.2."""
-        place = le(index, 2) + le(len(self.bodies), 2)
+        place = le(index, 2) + le(len(self.bodies), 2) + b"\0"
         return self.bodies[index] + plain_path(self.leaves, index) + place + self.signature
 
 
@@ -202,6 +209,27 @@ def plain_parts() -> list[str]:
     return [plain_frame(0x02, part) for part in (first, middle, last)]
 
 
+def plain_word() -> bytes:
+    """Section 19: Alice's statement in joint frames."""
+    start = le(2, 1) + le(TIMESTAMP + 2_000_000, 8) + le(1, 1) + le(2, 2)
+    return start + bytes(range(64))
+
+
+def plain_half(recipient: bytes, sender: bytes, statement: bytes) -> bytes:
+    """Section 8.3."""
+    return hashed(b"signedwire/receipt/1\0", recipient, sender, statement)
+
+
+def plain_joint() -> bytes:
+    """Section 5.2: the body of the joint frame."""
+    bodies, batch = plain_batch(2)
+    root = plain_root(ALICE_DID, 2, plain_groups([hashed(body) for body in bodies]))
+    half = plain_half(ALICE_DID, BOB_DID, plain_word())
+    signature = signed(ALICE, b"signedwire/joint/1\0", root, half)
+    start = le(19, 1) + le(1, 1) + le(2, 2) + le(sum(map(len, bodies)), 4)
+    return start + le(len(plain_word()), 2) + plain_word() + signature + batch[64:]
+
+
 def plain_frames() -> dict[str, str]:
     """Section 5."""
     two = PlainBatch(2)
@@ -217,6 +245,7 @@ def plain_frames() -> dict[str, str]:
         "hello": plain_frame(0x01, le(2, 2) + le(2, 2) + hello),
         "hello_longer": plain_frame(0x01, le(2, 2) + le(3, 2) + hello + bytes(range(12))),
         "envelopes": plain_frame(0x02, batch),
+        "envelopes_joint": plain_frame(0x02, plain_joint()),
         "receipt_accepted_batches": plain_frame(0x03, plain_receipt(1, two.root)),
         "receipt_accepted_envelopes": plain_frame(0x03, plain_receipt(2, *two.leaves, detail=1)),
         "receipt_handled_envelopes": plain_frame(0x03, plain_receipt(3, two.leaves[0], detail=1)),
@@ -262,11 +291,14 @@ def plain_bad_receipts() -> dict[str, str]:
 
 def plain_check_alone(data: bytes) -> tuple[bytes, bytes, bytes]:
     """Section 8.2: (body, leaf, root) of an envelope that verifies."""
-    index, count = (int.from_bytes(data[at : at + 2], "little") for at in (-68, -66))
+    index, count = (int.from_bytes(data[at : at + 2], "little") for at in (-69, -67))
     assert index < count <= 256
+    form = data[-65]
+    assert form <= 1
+    half, data, signature = data[-69 - 32 * form : -69], data[: -69 - 32 * form], data[-64:]
     k, groups = min(16, count - 16 * (index // 16)), -(-count // 16)
     size = 32 * (k - 1 + groups - 1)
-    body, path = data[: -68 - size], data[len(data) - 68 - size : -68]
+    body, path = data[: len(data) - size], data[len(data) - size :]
     assert len(body) >= 126
     assert body[:8] == b"\x49\x4e\x4d\x4f" + le(9, 4)
     assert body[104] <= 3
@@ -279,7 +311,8 @@ def plain_check_alone(data: bytes) -> tuple[bytes, bytes, bytes]:
     assert normalize("NFC", subject) == subject
     leaf = hashed(body)
     root = plain_root_from_path(body[32:64], leaf, index, count, path)
-    assert is_signed(body[32:64], data[-64:], b"signedwire/batch/1\0", root)
+    label = b"signedwire/joint/1\0" if form else b"signedwire/batch/1\0"
+    assert is_signed(body[32:64], signature, label, root, half)
     return body, leaf, root
 
 
@@ -288,7 +321,9 @@ def plain_check_receipt_proof(data: bytes) -> int:
     assert data[:8] == b"SWPROOF2"
     size = int.from_bytes(data[8:12], "little")
     body, leaf, root = plain_check_alone(data[12 : 12 + size])
-    receipt = data[12 + size :]
+    form = data[12 + size]
+    assert form <= 1
+    other_root, receipt = data[13 + size :][: 32 * form], data[13 + size + 32 * form :]
     statement, signature = receipt[:-64], receipt[-64:]
     start = 10
     if statement[0] == 4:
@@ -301,7 +336,12 @@ def plain_check_receipt_proof(data: bytes) -> int:
     hashes = [statement[at : at + 32] for at in range(start + 2, len(statement), 32)]
     assert (root if statement[0] == 1 else leaf) in hashes
     sender, recipient = body[32:64], body[64:96]
-    assert is_signed(recipient, signature, b"signedwire/receipt/1\0", recipient, sender, statement)
+    if form:
+        half = plain_half(recipient, sender, statement)
+        assert is_signed(recipient, signature, b"signedwire/joint/1\0", other_root, half)
+    else:
+        text = b"signedwire/receipt/1\0", recipient, sender, statement
+        assert is_signed(recipient, signature, *text)
     return statement[0]
 
 
@@ -367,7 +407,7 @@ def test_fields() -> None:
     signature = bytes.fromhex(vector["signature"])
     assert verify_batch(ALICE_DID, [*bodies.values()], signature) == (root, leaves)
     for index, name in enumerate(bodies):
-        place = le(index, 2) + le(len(leaves), 2)
+        place = le(index, 2) + le(len(leaves), 2) + b"\0"
         alone = bodies[name] + plain_path(leaves, index) + place + signature
         assert plain_check_alone(alone)[0] == bodies[name]
         envelope = SignedEnvelope.decode(alone)
@@ -457,6 +497,61 @@ def test_bad_receipts_close_the_link(name: str) -> None:
     assert closed.code == (7 if name == "signed_by_alice" else 1)
 
 
+@pytest.mark.parametrize("code", ["1", "7"])
+def test_bad_joint_frames(code: str) -> None:
+    hello = bytes.fromhex(VECTORS["frames"]["hello"])
+    alice, bob = Identity.from_seed(bytes(ALICE)), Identity.from_seed(bytes(BOB))
+    ours = frames.decode(frames.HELLO, hello[5:])
+    assert isinstance(ours, frames.Hello)
+    assert len(VECTORS["bad_joint"][code]) == 9
+    for name, frame in (*VECTORS["bad_joint"][code].items(), ("good", "")):
+        session = Session(bob, alice.did, ours, SessionLimits(), 0.0, lambda: (1, 0))
+        data = bytes.fromhex(frame or VECTORS["frames"]["envelopes_joint"])
+        session.receive_data(hello + data, 0.0)
+        _, *found = iter(session.next_event, None)
+        if not frame:
+            assert [type(event) for event in found] == [ReceiptsReceived, BatchReceived]
+            continue
+        (last,) = found
+        # A driver refuses the envelopes of a batch that has failed, and closes with code 7.
+        kind = Closed if code == "1" else BatchFailed
+        assert isinstance(last, kind), name
+        if isinstance(last, Closed):
+            assert last.code == 1
+
+
+def test_joint_proofs() -> None:
+    bodies, batch = plain_batch(2)
+    leaves = [hashed(body) for body in bodies]
+    root = plain_root(ALICE_DID, 2, plain_groups(leaves))
+    place = le(1, 2) + le(2, 2)
+    half = plain_half(ALICE_DID, BOB_DID, plain_word())
+    signature = signed(ALICE, b"signedwire/joint/1\0", root, half)
+    plain = bodies[1] + leaves[0] + place + b"\0" + batch[:64]
+    joint = bodies[1] + leaves[0] + half + place + b"\1" + signature
+    receipt, other = plain_receipt(1, root), bytes(range(64, 96))
+    bobs = plain_half(BOB_DID, ALICE_DID, receipt[:-64])
+    joint_receipt = receipt[:-64] + signed(BOB, b"signedwire/joint/1\0", other, bobs)
+    expected = {
+        "envelope_joint": (joint, b"\0" + receipt),
+        "receipt_joint": (plain, b"\1" + other + joint_receipt),
+        "both_joint": (joint, b"\1" + other + joint_receipt),
+    }
+    assert VECTORS["joint_proofs"] == {
+        name: (b"SWPROOF2" + le(len(envelope), 4) + envelope + rest).hex()
+        for name, (envelope, rest) in expected.items()
+    }
+    for data in map(bytes.fromhex, VECTORS["joint_proofs"].values()):
+        assert plain_check_receipt_proof(data) == 1
+        assert verify_receipt(data).envelope.body == bodies[1]
+
+
+@pytest.mark.parametrize("name", VECTORS["bad_joint_proofs"])
+def test_bad_joint_proofs(name: str) -> None:
+    with pytest.raises((SignatureError, EnvelopeError)):
+        verify_receipt(bytes.fromhex(VECTORS["bad_joint_proofs"][name]))
+
+
 def test_an_envelope_that_stands_alone() -> None:
     vector, plain = VECTORS["envelope"], PlainBatch(17)
     data = bytes.fromhex(vector["alone"])
@@ -477,7 +572,7 @@ def test_receipt_proofs(name: str, kind: int) -> None:
         4: plain_receipt(4, *plain.leaves[2:4], detail=6, text=WORDS),
     }[kind]
     envelope = plain.alone(3)
-    assert data == b"SWPROOF2" + le(len(envelope), 4) + envelope + receipt
+    assert data == b"SWPROOF2" + le(len(envelope), 4) + envelope + b"\0" + receipt
     assert plain_check_receipt_proof(data) == kind
     proven = verify_receipt(data)
     assert proven.is_handled == (kind == 3)
@@ -498,7 +593,7 @@ def test_bad_receipt_proofs(name: str) -> None:
         else plain_receipt(4, *plain.leaves[2:4], detail=6, text=WORDS)
     )
     envelope = plain.alone(at)
-    assert data == b"SWPROOF2" + le(len(envelope), 4) + envelope + receipt
+    assert data == b"SWPROOF2" + le(len(envelope), 4) + envelope + b"\0" + receipt
     with pytest.raises(SignatureError):
         verify_receipt(data)
 
@@ -568,9 +663,9 @@ class TestText:
 
     def test_the_labels_are_all_that_is_signed(self) -> None:
         labels = set(re.findall(r'"(signedwire/[\w-]+/1)\\0"', TEXT))
-        assert labels == {
-            f"signedwire/{name}/1" for name in ("tls-leaf", "batch", "receipt", "group", "tree")
-        }
+        used = ("tls-leaf", "batch", "receipt", "joint", "group", "tree")
+        reserved = ("charter", "succession", "relay-key", "seal-key")
+        assert labels == {f"signedwire/{name}/1" for name in (*used, *reserved)}
 
     def test_the_null_ca(self) -> None:
         (pem,) = re.findall(r"-----BEGIN CERT.*?-----END CERTIFICATE-----\n", TEXT, re.DOTALL)

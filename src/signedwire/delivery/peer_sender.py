@@ -189,7 +189,7 @@ class PeerSender:
             clock_offset: How far the clock of the peer is from ours, for refusals as late;
                 `None`: not known.
         """
-        raw = receipts.statement + receipts.signature
+        raw = receipts.proof
         if receipts.kind == REFUSED_ENVELOPES:
             return self._refused(receipts, raw, clock_offset)
         accepted = self.streams.receipts(receipts, raw)

@@ -287,7 +287,7 @@ class SendStream:
     def receipts(self, receipts: Receipts, raw: bytes) -> list[OutgoingMessage]:
         """Apply receipts of kinds 1 to 3, and return the messages that are now accepted.
 
-        `raw` is the statement with its signature, for receipt proofs. Unknown roots and leaves
+        `raw` is `Receipts.proof`. Unknown roots and leaves
         are ignored, because their messages were answered before.
         """
         if receipts.kind == HANDLED_ENVELOPES:

@@ -32,11 +32,11 @@ from typing import Final, NamedTuple
 from blake3 import blake3
 
 from signedwire.errors import EnvelopeError, SignatureError
-from signedwire.identity import Label, verify_labelled
 from signedwire.types import did_text
 from signedwire.wire.batch import GROUP_SIZE, group_hashes, path_of
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD, MerklePath, SignedEnvelope
 from signedwire.wire.header import MIN_V2_HEADER_SIZE, RECIPIENT, SENDER, V2_START
+from signedwire.wire.joint import is_root_signed
 from signedwire.wire.large import MAX_ENVELOPE, WHOLE, EnvelopeStream
 
 __all__ = [
@@ -503,7 +503,7 @@ class LogChecker:
         sender = body[SENDER]
         name = (sender, path.root(sender, envelope.digest), path.signature)
         if name not in self._verified:
-            if not verify_labelled(sender, Label.BATCH, name[1], path.signature):
+            if not is_root_signed(sender, name[1], path.signature):
                 raise SignatureError(
                     f"bad signature: its envelope is not what {did_text(sender)} sent"
                 )

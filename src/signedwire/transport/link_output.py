@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from signedwire.clock import monotonic
 from signedwire.delivery.message import OutgoingMessage
@@ -23,6 +24,7 @@ from signedwire.types import Credit, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.header import VOLATILE
 from signedwire.wire.link_frames import Close
+from signedwire.wire.parts import most_joined
 from signedwire.wire.session import Session
 
 __all__ = ["LinkOutput"]
@@ -150,7 +152,11 @@ class LinkOutput:
         if self._on_batch is not None:
             self._on_batch()
         bodies = [message.body for message in messages]
-        batch = session.send_batch(bodies)
+        joined = None
+        if self.receipts and session.top_priority < stream % VOLATILE:
+            # The batch is above all that are under way, so it is written in this turn.
+            joined = self.receipts.take(most_joined(bodies))
+        batch = session.send_batch(bodies, joined)
         sender.sent(batch, messages, bodies)
         self._under_way[stream] = batch.root, messages
 
@@ -205,7 +211,9 @@ class LinkOutput:
         """Send credit, and which messages the application has handled and refused."""
         if (session := self._state.session) is None:
             return
-        self.receipts.sign(session)
+        sign_receipts = partial(self.receipts.sign, session)
+        if any(answers):
+            sign_receipts()
         now_us = unix_time_us()
         if answers.refused:
             session.send_refusals(answers.refused, now_us)
@@ -215,9 +223,9 @@ class LinkOutput:
             session.send_receipts(
                 frames.HANDLED_ENVELOPES, answers.handled_committed, now_us, is_committed=True
             )
-        # After the refusals: the peer has no more in flight than its credit.
+        # After the receipts and refusals: the peer has no more in flight than its credit.
         for stream, (messages, size) in credit.items():
-            session.grant(stream, messages, size)
+            session.grant(stream, messages, size, before_told=sign_receipts)
         self.receipts.flush_soon(self._write_receipts)
 
     def sign_receipts(self) -> None:

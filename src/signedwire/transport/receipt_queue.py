@@ -8,6 +8,7 @@ from collections.abc import Callable
 from signedwire.transport.receipt_delay import ReceiptDelay
 from signedwire.types import unix_time_us
 from signedwire.wire import link_frames as frames
+from signedwire.wire.receipt_signer import Acceptance
 from signedwire.wire.session import Session
 
 __all__ = ["ReceiptQueue"]
@@ -48,6 +49,22 @@ class ReceiptQueue:
                     session.send_receipts(
                         kind, named, unix_time_us(), is_committed=bool(is_committed)
                     )
+
+    def take(self, most: int) -> Acceptance | None:
+        """Take receipts that make one statement of at most `most` hashes; `None`: there are none.
+
+        The caller has them signed together with a batch.
+        """
+        for kind, waiting in (
+            (frames.ACCEPTED_BATCHES, self._roots),
+            (frames.ACCEPTED_ENVELOPES, self._leaves),
+        ):
+            for is_committed, hashes in enumerate(waiting):
+                if 0 < len(hashes) <= most:
+                    named = hashes.copy()
+                    hashes.clear()
+                    return Acceptance(kind, named, unix_time_us(), bool(is_committed))
+        return None
 
     def clear(self) -> None:
         """Forget batches and envelopes that have no receipt yet."""

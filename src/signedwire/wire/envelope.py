@@ -11,7 +11,9 @@ A v2 envelope is signed together with others (`wire.batch`):
     0    header            126 bytes or more
          payload
          Merkle path       only in an envelope that stands alone: hashes of the others
-    -68  index, count      2 × u16 LE: its position in the batch
+         receipt hash      only if the signature is joint (`wire.joint`)
+    -69  index, count      2 × u16 LE: its position in the batch
+    -65  form              u8: 0, or 1 if the signature is joint
     -64  signature         over the batch
 
 A `SignedEnvelope` keeps the bytes as they arrived and reads a field from them on
@@ -27,7 +29,7 @@ from typing import Final, Self
 from blake3 import blake3
 
 from signedwire.errors import EnvelopeError, SignatureError
-from signedwire.identity import Identity, Label, verify_digest, verify_labelled
+from signedwire.identity import Identity, Label, verify_digest
 from signedwire.types import Did, Kind, PayloadType, Priority, did_text, known_did, unix_time_us
 from signedwire.wire.batch import (
     HASH_SIZE,
@@ -62,6 +64,7 @@ from signedwire.wire.header import (
     timestamp_of,
     version_of,
 )
+from signedwire.wire.joint import decode_form, encode_form, is_root_signed
 
 __all__ = ["ENVELOPE_OVERHEAD", "MerklePath", "SIGNATURE_SIZE", "SignedEnvelope"]
 
@@ -80,14 +83,15 @@ class MerklePath:
     Args:
         index: Position of the envelope in the batch, from 0.
         count: Number of envelopes in the batch, 1 to 256.
-        signature: Signature of the sender over the root, 64 bytes.
+        signature: Signature of the sender over the root, 64 bytes; if it is joint, 96 with
+            the receipt hash before it (`wire.joint`).
         leaves: The leaves of the whole batch, if they are known. `hashes` is then computed
             on access, because most envelopes never need it.
         hashes: Used without `leaves`: the hashes of the path, joined.
     """
 
-    MIN_SIZE: Final = 4 + SIGNATURE_SIZE
-    """Size of an encoded path without hashes, in bytes: index, count and signature."""
+    MIN_SIZE: Final = 5 + SIGNATURE_SIZE
+    """Size of an encoded path without hashes, in bytes: index, count, form and signature."""
 
     __slots__ = ("_hashes", "_leaves", "count", "index", "signature")
 
@@ -119,8 +123,10 @@ class MerklePath:
         return self._leaves
 
     def encode(self) -> bytes:
-        """Encode hashes, index, count and signature, as they follow a payload."""
-        return self.hashes + _PLACE.pack(self.index, self.count) + self.signature
+        """Encode hashes, index, count, form and signature, as they follow a payload."""
+        receipt, signature = self.signature[:-SIGNATURE_SIZE], self.signature[-SIGNATURE_SIZE:]
+        place = _PLACE.pack(self.index, self.count)
+        return b"".join((self.hashes, receipt, place, encode_form(receipt), signature))
 
     def root(self, sender: bytes, leaf: bytes) -> bytes:
         """Compute the root of the batch of `sender` if `leaf` has this position in it.
@@ -257,18 +263,21 @@ class SignedEnvelope:
     def _decode_v2(cls, raw: bytes) -> Self:
         check_header(raw, MIN_V2_HEADER_SIZE + MerklePath.MIN_SIZE)
         index, count = _PLACE.unpack_from(raw, len(raw) - MerklePath.MIN_SIZE)
+        end = MerklePath.MIN_SIZE + decode_form(raw[-SIGNATURE_SIZE - 1])
         try:
-            size = path_size(index, count) * HASH_SIZE + MerklePath.MIN_SIZE
+            size = path_size(index, count) * HASH_SIZE + end
         except SignatureError as error:
             raise EnvelopeError(f"not an envelope: {error}") from None
         if len(raw) < MIN_V2_HEADER_SIZE + size:
             raise EnvelopeError(
                 f"not an envelope: {len(raw)} bytes, its Merkle path alone has {size}"
             )
-        hashes = raw[len(raw) - size : len(raw) - MerklePath.MIN_SIZE]
+        hashes = raw[len(raw) - size : len(raw) - end]
+        receipt = raw[len(raw) - end : len(raw) - MerklePath.MIN_SIZE]
         body = raw[:-size]
         check_v2_header(body)
-        return cls(body, MerklePath(index, count, raw[-SIGNATURE_SIZE:], hashes=hashes))
+        signature = receipt + raw[-SIGNATURE_SIZE:]
+        return cls(body, MerklePath(index, count, signature, hashes=hashes))
 
     def encode(self) -> bytes:
         """Encode the whole envelope so that it can be verified alone.
@@ -297,7 +306,7 @@ class SignedEnvelope:
             is_good = verify_digest(sender, self.digest, signature)
         else:
             root = signature.root(sender, self.digest)
-            is_good = verify_labelled(sender, Label.BATCH, root, signature.signature)
+            is_good = is_root_signed(sender, root, signature.signature)
         if not is_good:
             raise SignatureError(
                 f"bad signature: the envelope is not what {did_text(sender)} signed, "
@@ -415,7 +424,9 @@ class SignedEnvelope:
     def signature(self) -> bytes:
         """The signature of the envelope or of its batch, 64 bytes; zeros if unsigned."""
         signature = self._signature
-        return signature if isinstance(signature, bytes) else signature.signature
+        if isinstance(signature, bytes):
+            return signature
+        return signature.signature[-SIGNATURE_SIZE:]
 
     @property
     def epoch(self) -> int | None:
@@ -503,12 +514,14 @@ def sign_batch(identity: Identity, bodies: list[bytes]) -> tuple[bytes, bytes, l
 def verify_batch(sender: bytes, bodies: list[bytes], signature: bytes) -> tuple[bytes, list[bytes]]:
     """Check the signature of `sender` over a whole batch, and return (root, leaves).
 
+    A joint signature has the receipt hash before it (`wire.joint`).
+
     Raises:
         SignatureError: the signature does not fit; no envelope of the batch is proven.
     """
     leaves = leaves_of(bodies)
     root = batch_root(sender, leaves)
-    if not verify_labelled(sender, Label.BATCH, root, signature):
+    if not is_root_signed(sender, root, signature):
         raise SignatureError(
             f"bad signature: the batch of {len(bodies)} is not what {did_text(sender)} signed"
         )

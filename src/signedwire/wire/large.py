@@ -32,8 +32,10 @@ WHOLE: Final = 2 * 1024 * 1024
 MAX_ENVELOPE: Final = 2**28 + 2**16
 """Size of the largest payload that can be configured, with header and path, in bytes."""
 
-_MAX_END: Final = 2 * (GROUP_SIZE - 1) * HASH_SIZE + MerklePath.MIN_SIZE
-"""Size of the longest path, with index, count and signature, in bytes."""
+_MAX_END: Final = 2 * (GROUP_SIZE - 1) * HASH_SIZE + HASH_SIZE + MerklePath.MIN_SIZE
+"""Size of the longest path, with receipt hash, index, count, form and signature, in bytes."""
+_MAX_RECEIPT: Final = 1 + HASH_SIZE + MAX_RECEIPT_SIZE
+"""Size of the longest receipt of a proof, with form and root, in bytes."""
 _SIZE: Final = struct.Struct("<I")
 
 
@@ -169,7 +171,7 @@ class ReceiptProofStream:
     def is_too_long(self) -> bool:
         """Whether the envelope or the receipt is larger than any valid one."""
         size = self._left + self._envelope.size
-        return size > MAX_ENVELOPE or len(self._receipt) > MAX_RECEIPT_SIZE
+        return size > MAX_ENVELOPE or len(self._receipt) > _MAX_RECEIPT
 
     def receive_data(self, data: bytes | memoryview) -> None:
         """Take the next bytes."""
@@ -185,7 +187,7 @@ class ReceiptProofStream:
         self._left -= len(part)
         self._envelope.receive_data(part)
         # One byte over the maximum is enough to detect that it is no receipt.
-        self._receipt += view[len(part) :][: MAX_RECEIPT_SIZE + 1 - len(self._receipt)]
+        self._receipt += view[len(part) :][: _MAX_RECEIPT + 1 - len(self._receipt)]
 
     def delivery(self) -> ProvenDelivery:
         """Verify the receipt proof and return its facts.

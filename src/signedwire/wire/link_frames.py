@@ -19,6 +19,7 @@ from signedwire.types import Credit, Reason
 from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
 from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.header import STREAMS
+from signedwire.wire.joint import encode_form
 
 __all__ = [
     "Close",
@@ -34,6 +35,7 @@ __all__ = [
     "Receipts",
     "Refusal",
     "decode",
+    "joined_statement",
     "part_header",
 ]
 
@@ -127,10 +129,14 @@ class Hello:
 FIRST: Final = 1
 LAST: Final = 2
 ABORT: Final = 4
+JOINT: Final = 16
+"""A receipt goes along with the batch, under the same signature. Only with `FIRST` and `LAST`."""
 PART_HEADER: Final = _PART.size
 FIRST_PART_HEADER: Final = _FIRST_PART.size
+JOINED_HEADER: Final = _U16.size + _RECEIPT.size + _U16.size
+"""Bytes that a receipt of kind 1 or 2 adds to the frame of a batch, without its hashes."""
 _LEAST_PART: Final = 2048
-_LEGAL_FLAGS: Final = frozenset({0, FIRST, LAST, FIRST | LAST, ABORT})
+_LEGAL_FLAGS: Final = frozenset({0, FIRST, LAST, FIRST | LAST, ABORT, FIRST | LAST | JOINT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +144,7 @@ class Part:
     """A part of a signed batch, in an ENVELOPES frame; see `wire.parts`."""
 
     flags: int
-    """`FIRST` and `LAST` in any combination, or `ABORT` alone."""
+    """`FIRST` and `LAST` in any combination, or both and `JOINT`, or `ABORT` alone."""
     stream: int
     """The stream of the batch; see `streams` in `wire.header`."""
     data: bytes | memoryview = b""
@@ -147,11 +153,15 @@ class Part:
     """First part: number of envelopes in the batch, 1 to 256."""
     total: int = 0
     """First part: sum of the sizes of their bodies."""
+    joined: Receipts | None = None
+    """`JOINT`: the receipt under the same signature, which is in `data`."""
 
     def encode(self) -> bytes:
         """Encode the whole frame."""
-        size = len(self.data)
-        return part_header(self.flags, self.stream, size, self.count, self.total) + self.data
+        statement = b"" if self.joined is None else joined_statement(self.joined)
+        size = len(statement) + len(self.data)
+        header = part_header(self.flags, self.stream, size, self.count, self.total)
+        return header + statement + self.data
 
 
 def part_header(flags: int, stream: int, size: int, count: int, total: int) -> bytes:
@@ -160,6 +170,12 @@ def part_header(flags: int, stream: int, size: int, count: int, total: int) -> b
         length = 1 + FIRST_PART_HEADER + size
         return _FRAMED_PART.pack(length, ENVELOPES, flags, stream) + _BATCH.pack(count, total)
     return _FRAMED_PART.pack(1 + PART_HEADER + size, ENVELOPES, flags, stream)
+
+
+def joined_statement(receipts: Receipts) -> bytes:
+    """Encode a receipt for a joint frame: the size of its statement, and the statement."""
+    statement = receipts.statement
+    return _U16.pack(len(statement)) + statement
 
 
 ACCEPTED_BATCHES: Final = 1
@@ -198,6 +214,8 @@ class Receipts:
     the code of the reason, known or not."""
     text: bytes = b""
     """Kind 4: why, for people; UTF-8 from an honest recipient, and at most 256 bytes."""
+    root: bytes = b""
+    """The root of the batch that the signature also covers, 32 bytes; empty: it covers none."""
 
     @property
     def statement(self) -> bytes:
@@ -207,6 +225,11 @@ class Receipts:
             parts += (_U16.pack(len(self.text)), self.text)
         parts.append(_U16.pack(len(self.hashes)))
         return b"".join((*parts, *self.hashes))
+
+    @property
+    def proof(self) -> bytes:
+        """The part of a receipt proof behind the envelope; see `wire.receipt_proof`."""
+        return encode_form(self.root) + self.root + self.statement + self.signature
 
     @property
     def is_committed(self) -> bool:
@@ -229,7 +252,7 @@ class Receipts:
         return ": ".join(filter(None, (number, _printable(self.text))))
 
     def encode(self) -> bytes:
-        """Encode the whole frame."""
+        """Encode the whole frame; a joint receipt is in the frame of its batch instead."""
         body = self.statement + self.signature
         return _PREFIX.pack(len(body) + 1, RECEIPT) + body
 
@@ -411,10 +434,20 @@ def _read_part(body: bytes) -> Part:
     _, _, count, total = _FIRST_PART.unpack_from(body)
     if not 0 < count <= MAX_BATCH:
         raise _error(f"a batch of {count} envelopes, legal are 1 to {MAX_BATCH}")
-    return Part(flags, stream, memoryview(body)[FIRST_PART_HEADER:], count, total)
+    if not flags & JOINT:
+        return Part(flags, stream, memoryview(body)[FIRST_PART_HEADER:], count, total)
+    (size,) = _U16.unpack_from(body, FIRST_PART_HEADER)
+    start = FIRST_PART_HEADER + _U16.size
+    stop = start + size
+    joined = _read_statement(body[start:stop])
+    return Part(flags, stream, memoryview(body)[stop:], count, total, joined)
 
 
 def _read_receipts(body: bytes) -> Receipts:
+    return _read_statement(body[:-_SIGNATURE_SIZE], body[-_SIGNATURE_SIZE:])
+
+
+def _read_statement(body: bytes, signature: bytes = b"") -> Receipts:
     kind, at_us, code = _RECEIPT.unpack_from(body)
     if kind not in _RECEIPT_KINDS:
         raise _error(f"a receipt of unknown kind {kind}")
@@ -431,10 +464,10 @@ def _read_receipts(body: bytes) -> Receipts:
     (count,) = _U16.unpack_from(body, at)
     start = at + _U16.size
     stop = start + count * HASH_SIZE
-    if not 0 < count <= MAX_RECEIPT_HASHES or len(body) != stop + _SIGNATURE_SIZE:
-        raise _error(f"a receipt of {len(body)} bytes for {count} hashes")
+    if not 0 < count <= MAX_RECEIPT_HASHES or len(body) != stop:
+        raise _error(f"a receipt whose statement has {len(body)} bytes for {count} hashes")
     hashes = tuple(body[at : at + HASH_SIZE] for at in range(start, stop, HASH_SIZE))
-    return Receipts(kind, at_us, hashes, body[stop:], code, text)
+    return Receipts(kind, at_us, hashes, signature, code, text)
 
 
 def _read_ping(body: bytes) -> Ping:

@@ -16,10 +16,27 @@ from typing import Final, NamedTuple, TypeAlias
 from signedwire.errors import RemoteProtocolError
 from signedwire.types import Reason
 from signedwire.wire import link_frames as frames
+from signedwire.wire.batch import HASH_SIZE
 from signedwire.wire.header import MIN_V2_HEADER_SIZE, VOLATILE, stream_of
-from signedwire.wire.link_frames import ABORT, FIRST, LAST, Part, part_header
+from signedwire.wire.link_frames import (
+    ABORT,
+    FIRST,
+    JOINT,
+    LAST,
+    Part,
+    Receipts,
+    joined_statement,
+    part_header,
+)
 
-__all__ = ["BatchReader", "BatchWriter", "IncomingBatches", "OutgoingBatches", "encode_batch"]
+__all__ = [
+    "BatchReader",
+    "BatchWriter",
+    "IncomingBatches",
+    "OutgoingBatches",
+    "encode_batch",
+    "most_joined",
+]
 
 Bytes: TypeAlias = bytes | memoryview
 
@@ -37,15 +54,28 @@ class BatchWriter:
     """Cuts one signed batch into parts, the largest that are allowed.
 
     Args:
-        signature: The signature of the batch.
+        signature: The signature of the batch; if it is joint, with the receipt hash before it.
         bodies: 1 to 256 bodies of one stream.
         stream: That stream.
+        joined: A receipt that the signature also covers. The batch then fits one part.
     """
 
-    __slots__ = ("_bodies", "_position", "_signature", "_total", "_view", "size", "stream")
+    __slots__ = (
+        "_bodies",
+        "_joined",
+        "_position",
+        "_signature",
+        "_total",
+        "_view",
+        "size",
+        "stream",
+    )
 
-    def __init__(self, signature: bytes, bodies: list[bytes], stream: int) -> None:
-        self._signature = signature
+    def __init__(
+        self, signature: bytes, bodies: list[bytes], stream: int, joined: Receipts | None = None
+    ) -> None:
+        self._joined = b"" if joined is None else joined_statement(joined)
+        self._signature = signature[-_SIGNATURE_SIZE:]
         self._bodies = bodies
         self._total = sum(map(len, bodies))
         self._position = 0
@@ -69,6 +99,8 @@ class BatchWriter:
         """Take the next part: a frame, in pieces that the caller joins."""
         size, start = self.next_size, self._position
         self._position = stop = start + size
+        if self._joined:
+            return self._joint_part()
         flags = (0 if start else FIRST) | (LAST if stop == self.size else 0)
         header = part_header(flags, self.stream, size, len(self._bodies), self._total)
         if flags == FIRST | LAST:
@@ -76,6 +108,13 @@ class BatchWriter:
         if not start:
             self._view = memoryview(b"".join(self._pieces()))
         return [header, self._view[start:stop]]
+
+    def _joint_part(self) -> list[Bytes]:
+        size = len(self._joined) + self.size
+        assert size <= _FIRST_ROOM
+        flags = FIRST | LAST | JOINT
+        header = part_header(flags, self.stream, size, len(self._bodies), self._total)
+        return [header, self._joined, *self._pieces()]
 
     def _pieces(self) -> list[bytes]:
         pieces = [self._signature]
@@ -86,9 +125,26 @@ class BatchWriter:
         return pieces
 
 
-def encode_batch(signature: bytes, bodies: list[bytes], stream: int | None = None) -> bytes:
+def most_joined(bodies: list[bytes]) -> int:
+    """Return how many hashes a receipt of kind 1 or 2 may name in the frame of this batch.
+
+    0 or less: the batch leaves no room for a receipt.
+    """
+    batch = _SIGNATURE_SIZE + _SIZE.size * len(bodies) + sum(map(len, bodies))
+    room = _FIRST_ROOM - frames.JOINED_HEADER - batch
+    return min(room // HASH_SIZE, frames.MAX_RECEIPT_HASHES)
+
+
+def encode_batch(
+    signature: bytes,
+    bodies: list[bytes],
+    stream: int | None = None,
+    joined: Receipts | None = None,
+) -> bytes:
     """Encode a signed batch as the frames of all of its parts. See `BatchWriter`."""
-    writer = BatchWriter(signature, bodies, stream_of(bodies[0]) if stream is None else stream)
+    if stream is None:
+        stream = stream_of(bodies[0])
+    writer = BatchWriter(signature, bodies, stream, joined)
     pieces: list[Bytes] = []
     while not writer.is_done:
         pieces += writer.next_part()

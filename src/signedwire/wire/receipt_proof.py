@@ -1,8 +1,9 @@
 """Receipt proofs: an envelope together with its recipient's signed statement about it.
 
-    "SWPROOF2" ‖ u32 LE size ‖ envelope, standing alone ‖ statement ‖ signature
+    "SWPROOF2" ‖ u32 LE size ‖ envelope, standing alone ‖ u8 form ‖ [root] ‖ statement ‖ signature
 
-The statement is that of a RECEIPT frame (docs/protocol.md). Anybody who has these
+The statement is that of a RECEIPT frame (docs/protocol.md). The form is 0, or 1 if the signature
+is joint (`wire.joint`). The root is there only if it is 1. Anybody who has these
 bytes can check, offline and for ever, that the sender sent this envelope and
 that the recipient accepted, handled or refused it.
 """
@@ -10,14 +11,15 @@ that the recipient accepted, handled or refused it.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from signedwire.errors import EnvelopeError, RemoteProtocolError, SignatureError
-from signedwire.identity import Label, verify_labelled
 from signedwire.types import Reason, did_text
+from signedwire.wire.batch_signer import SentBatch
 from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.header import RECIPIENT, SENDER
+from signedwire.wire.joint import decode_form, is_statement_signed
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     HANDLED_ENVELOPES,
@@ -26,7 +28,6 @@ from signedwire.wire.link_frames import (
     Receipts,
     decode,
 )
-from signedwire.wire.session import SentBatch
 
 __all__ = [
     "ProvenDelivery",
@@ -44,7 +45,7 @@ _SIZE: Final = struct.Struct("<I")
 def encode_receipt_proof(body: bytes, batch: SentBatch, index: int, receipt: bytes) -> bytes:
     """Encode the receipt proof for the envelope `body`, which is at `index` (from 0) in `batch`.
 
-    `receipt` is the statement with its signature, as the recipient sent them.
+    `receipt` is `Receipts.proof`: what the recipient signed about it.
     """
     path = MerklePath(index, len(batch.leaves), batch.signature, leaves=batch.leaves)
     envelope = SignedEnvelope(body, path).encode()
@@ -115,15 +116,13 @@ def check_version(data: bytes) -> None:
 def prove_delivery(envelope: SignedEnvelope, receipt: bytes) -> ProvenDelivery:
     """Check an envelope and its recipient's statement and signature about it.
 
+    `receipt` is the rest of the proof, from the form on.
+
     Raises:
         EnvelopeError: `receipt` is malformed.
         SignatureError: for the same causes as in `verify_receipt()`.
     """
-    try:
-        receipts = decode(RECEIPT, receipt)
-    except RemoteProtocolError as error:
-        raise EnvelopeError(f"not a receipt proof: {error.fact}") from None
-    assert isinstance(receipts, Receipts)
+    receipts = _decode_receipt(receipt)
     envelope.verify()
     sender, recipient = envelope.body[SENDER], envelope.body[RECIPIENT]
     leaf = envelope.digest
@@ -135,8 +134,9 @@ def prove_delivery(envelope: SignedEnvelope, receipt: bytes) -> ProvenDelivery:
         raise SignatureError("the receipt names batches, and a v1 envelope is in no batch")
     if name not in receipts.hashes:
         raise SignatureError("the receipt does not name this envelope")
-    text = recipient + sender + receipts.statement
-    if not verify_labelled(recipient, Label.RECEIPT, text, receipts.signature):
+    if not is_statement_signed(
+        recipient + sender, receipts.statement, receipts.signature, receipts.root
+    ):
         raise SignatureError(f"the receipt was not signed by its recipient {did_text(recipient)}")
     return ProvenDelivery(
         envelope,
@@ -147,3 +147,15 @@ def prove_delivery(envelope: SignedEnvelope, receipt: bytes) -> ProvenDelivery:
         receipts.reason,
         receipts.explanation,
     )
+
+
+def _decode_receipt(data: bytes) -> Receipts:
+    if not data:
+        raise EnvelopeError("not a receipt proof: it ends before the receipt")
+    start = 1 + decode_form(data[0])
+    try:
+        receipts = decode(RECEIPT, data[start:])
+    except RemoteProtocolError as error:
+        raise EnvelopeError(f"not a receipt proof: {error.fact}") from None
+    assert isinstance(receipts, Receipts)
+    return replace(receipts, root=data[1:start])

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 from signedwire.identity import Identity, Label
 from signedwire.types import Did, Reason
 from signedwire.wire import link_frames as frames
+from signedwire.wire.joint import receipt_hash
 from signedwire.wire.link_frames import Receipts, Refusal
 
-__all__ = ["ReceiptSigner"]
+__all__ = ["Acceptance", "ReceiptSigner"]
+
+
+class Acceptance(NamedTuple):
+    """The content of one receipt of kind 1 or 2."""
+
+    kind: int
+    """See `Receipts.kind`."""
+    hashes: list[bytes]
+    """The roots or leaves that it names, 1 to 500."""
+    at_us: int
+    """When it happened: Unix time, microseconds."""
+    is_committed: bool
+    """Whether a store of this end has committed the envelopes."""
 
 
 class ReceiptSigner:
-    """Makes RECEIPT frames.
+    """Makes RECEIPT frames, and receipts for joint frames.
 
     Args:
         identity: The key that signs.
@@ -43,6 +58,12 @@ class ReceiptSigner:
             code = frames.REASON_CODES[reason]
             made += self._sign(frames.REFUSED_ENVELOPES, those, at_us, code, text.encode())
         return made
+
+    def unsigned(self, acceptance: Acceptance) -> tuple[Receipts, bytes]:
+        """Make a receipt that is signed together with a batch; return it and its hash."""
+        kind, hashes, at_us, is_committed = acceptance
+        plain = Receipts(kind, at_us, tuple(hashes), code=int(is_committed))
+        return plain, receipt_hash(self._parties, plain.statement)
 
     def _sign(
         self, kind: int, hashes: list[bytes], at_us: int, code: int, text: bytes

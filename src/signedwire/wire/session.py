@@ -31,14 +31,13 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
-from signedwire.errors import RemoteProtocolError, SignatureError
-from signedwire.identity import Identity, Label, verify_labelled
+from signedwire.errors import RemoteProtocolError
+from signedwire.identity import Identity
 from signedwire.types import Credit, Did, Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.envelope import sign_batch, verify_batch
+from signedwire.wire.batch_signer import BatchSigner, SentBatch
 from signedwire.wire.granted_credit import GrantedCredit
 from signedwire.wire.header import STREAMS, stream_of
 from signedwire.wire.idle import IdleMeter
@@ -55,9 +54,10 @@ from signedwire.wire.link_frames import (
     Refusal,
 )
 from signedwire.wire.parts import BatchWriter, IncomingBatches, OutgoingBatches
+from signedwire.wire.peer_signatures import PeerSignatures
 from signedwire.wire.pings import Pings
 from signedwire.wire.read_reports import ReadReports
-from signedwire.wire.receipt_signer import ReceiptSigner
+from signedwire.wire.receipt_signer import Acceptance, ReceiptSigner
 from signedwire.wire.session_events import (
     CLOSE_MISSING,
     BatchFailed,
@@ -94,15 +94,6 @@ _NO_CREDIT: Final = (_NOTHING,) * STREAMS
 _IDLE: Final = frozenset({Ping, Pong})
 _SIGNATURE_COST: Final = 16
 """The cost of verifying a signature, in PINGs."""
-
-
-@dataclass(frozen=True, slots=True)
-class SentBatch:
-    """The hashes and the signature of a sent batch. Receipts name its root or its leaves."""
-
-    root: bytes
-    leaves: list[bytes]
-    signature: bytes
 
 
 class State(enum.Enum):
@@ -151,11 +142,10 @@ class Session:
         """Bytes of our batches that the peer has reported to have read."""
         self.our_epochs = hello.epochs
         """The epochs in our HELLO."""
-        self._identity = identity
         self._is_expected = is_expected
         self._signer = ReceiptSigner(identity, peer)
-        self._us = bytes(identity.did)
-        self._them = bytes(peer)
+        self._batch_signer = BatchSigner(identity, self._signer)
+        self._signatures = PeerSignatures(identity.did, peer)
         self._limits = limits
         self._decoder = LinkFrameDecoder()
         self._events: deque[Event] = deque()
@@ -275,9 +265,10 @@ class Session:
             precise_now: As in `handle_frame()`. If it is given, READ may go along with
                 other frames before it is due, which saves a write.
         """
-        if self._control and precise_now is not None and self._reads.goes_along(precise_now):
-            self._report_read(precise_now)
         parts = self._outgoing.take(room)
+        has_company = bool(self._control or parts)
+        if has_company and precise_now is not None and self._reads.goes_along(precise_now):
+            self._report_read(precise_now)
         if not self._control and not parts and not self._close_frame:
             return b""
         control = (
@@ -315,12 +306,15 @@ class Session:
             return _NOTHING
         return self._allowed[stream].minus(self._sent[stream])
 
-    def send_batch(self, bodies: list[bytes]) -> SentBatch:
+    def send_batch(self, bodies: list[bytes], joined: Acceptance | None = None) -> SentBatch:
         """Sign 1 to 256 envelopes of one stream, and queue the parts of the batch.
 
         The caller has checked that `send_window()` covers them. To sign a batch as late as
         possible, it calls this when `top_priority` is not above their priority, and
         `is_sending()` is false for their stream.
+
+        `joined` becomes a receipt that shares signature and frame with the batch. The caller has
+        checked that it fits: see `most_joined()`.
         """
         assert self.state is State.OPEN
         size = sum(map(len, bodies))
@@ -328,9 +322,9 @@ class Session:
         self._sent[stream] = sent = self._sent[stream].plus(len(bodies), size)
         self._idle.expect_answers(len(bodies))
         assert not sent.exceeds(self._allowed[stream])
-        root, signature, leaves = sign_batch(self._identity, bodies)
-        self._outgoing.add(BatchWriter(signature, bodies, stream))
-        return SentBatch(root, leaves, signature)
+        batch, receipt = self._batch_signer.sign(bodies, joined)
+        self._outgoing.add(BatchWriter(batch.signature, bodies, stream, receipt))
+        return batch
 
     def send_receipts(
         self, kind: int, hashes: list[bytes], at_us: int, *, is_committed: bool = False
@@ -363,7 +357,13 @@ class Session:
         batch = self._incoming.unfinished.get(stream)
         return unused if batch is None else unused.plus(batch.count, batch.total)
 
-    def grant(self, stream: int, messages: int, size: int) -> None:
+    def grant(
+        self,
+        stream: int,
+        messages: int,
+        size: int,
+        before_told: Callable[[], object] = lambda: None,
+    ) -> None:
         """Grant the peer more credit, because the application has taken messages.
 
         The session sends CREDIT when the new credit reaches a quarter of the first
@@ -375,10 +375,12 @@ class Session:
             stream: Their stream.
             messages: Number of messages that the application has taken.
             size: Their size in bytes.
+            before_told: Called before CREDIT is queued, to queue the receipts of the messages.
         """
         if self.state is State.CLOSED:
             return
         if self._credit.add(stream, messages, size):
+            before_told()
             self._control.append(self._credit.tell().encode())
 
     def close(self, code: int, reason: str) -> None:
@@ -504,12 +506,13 @@ class Session:
             self._report_read(self._precise_now)
         if batch is None:
             return
-        try:
-            root, leaves = verify_batch(self._them, batch.bodies, batch.signature)
-        except SignatureError:
-            self._events.append(BatchFailed(batch.bodies))
+        event, receipts = self._signatures.batch(batch, part.joined)
+        if receipts is not None and self._is_expected(receipts):
+            self._events += ReceiptsReceived(receipts), event
             return
-        self._events.append(BatchReceived(batch.bodies, root, leaves, batch.signature))
+        self._events.append(event)
+        if receipts is not None:
+            self.count_idle(self._idle.cost_of_answers(len(receipts.hashes)), now)
 
     def _report_read(self, precise_now: float) -> None:
         if (report := self._reads.take(precise_now)) is not None:
@@ -535,8 +538,7 @@ class Session:
             # No message waits for this receipt, so the signature check is saved.
             self.count_idle(self._idle.cost_of_answers(len(receipts.hashes)), now)
             return
-        text = self._them + self._us + receipts.statement
-        if not verify_labelled(self._them, Label.RECEIPT, text, receipts.signature):
+        if not self._signatures.fits(receipts):
             self._end(
                 frames.CLOSE_BAD_SIGNATURE,
                 "the peer sent a receipt that it did not sign",

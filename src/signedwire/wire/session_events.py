@@ -50,6 +50,7 @@ class BatchReceived:
     root: bytes
     leaves: list[bytes]
     signature: bytes
+    """64 bytes; if it is joint, 96 with the receipt hash before it (`wire.joint`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from signedwire.types import PayloadType, Priority, Reason
 from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
 from signedwire.wire.envelope import SIGNATURE_SIZE
 from signedwire.wire.header import MIN_V2_HEADER_SIZE, PAYLOAD_TYPE, PRIORITY
+from signedwire.wire.joint import JOINT_SIZE
 
 __all__ = ["check_rows"]
 
@@ -84,7 +85,7 @@ _SOUND: Final = {
     "batch": (
         _ID,
         "peer IN (SELECT id FROM peer)",
-        _blob("signature", f"= {SIGNATURE_SIZE}"),
+        _blob("signature", f"IN ({SIGNATURE_SIZE}, {JOINT_SIZE})"),
         _blob("leaves", f"BETWEEN {HASH_SIZE} AND {MAX_BATCH * HASH_SIZE}"),
         f"length(leaves) % {HASH_SIZE} = 0",
         _blob("lanes", f"= length(leaves) / {HASH_SIZE}"),

@@ -63,6 +63,7 @@ class BatchRow(NamedTuple):
     id: int
     peer: int
     signature: bytes
+    """64 bytes; if it is joint, 96 with the receipt hash before it (`wire.joint`)."""
     leaves: bytes
     """All leaves of the batch, joined."""
     lanes: bytes

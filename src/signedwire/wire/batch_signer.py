@@ -1,0 +1,53 @@
+"""Signs the batches that one end of a link sends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from signedwire.identity import Identity
+from signedwire.wire.batch import batch_root, leaves_of
+from signedwire.wire.envelope import sign_batch
+from signedwire.wire.joint import sign_joint
+from signedwire.wire.link_frames import Receipts
+from signedwire.wire.receipt_signer import Acceptance, ReceiptSigner
+
+__all__ = ["BatchSigner", "SentBatch"]
+
+
+@dataclass(frozen=True, slots=True)
+class SentBatch:
+    """The hashes and the signature of a sent batch. Receipts name its root or its leaves."""
+
+    root: bytes
+    leaves: list[bytes]
+    signature: bytes
+    """64 bytes; if it is joint, 96 with the receipt hash before it (`wire.joint`)."""
+
+
+class BatchSigner:
+    """Signs batches, alone or together with a receipt.
+
+    Args:
+        identity: The key that signs.
+        receipts: Makes the receipts.
+    """
+
+    __slots__ = ("_identity", "_receipts")
+
+    def __init__(self, identity: Identity, receipts: ReceiptSigner) -> None:
+        self._identity = identity
+        self._receipts = receipts
+
+    def sign(
+        self, bodies: list[bytes], acceptance: Acceptance | None
+    ) -> tuple[SentBatch, Receipts | None]:
+        """Sign 1 to 256 bodies, and the receipt that `acceptance` becomes; `None`: no receipt."""
+        if acceptance is None:
+            root, signature, leaves = sign_batch(self._identity, bodies)
+            return SentBatch(root, leaves, signature), None
+        plain, receipt = self._receipts.unsigned(acceptance)
+        leaves = leaves_of(bodies)
+        root = batch_root(bytes(self._identity.did), leaves)
+        signature = sign_joint(self._identity, root, receipt)
+        joined = replace(plain, signature=signature[len(receipt) :], root=root)
+        return SentBatch(root, leaves, signature), joined
