@@ -13,9 +13,10 @@ import pytest
 from idkit import id_of
 from linkkit import body, frames_of, open_pair, ping
 from linkkit import session as new_session
-from signedwire import FailureKind
+from signedwire import FailureKind, RoutingTable, TransportConfig
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
+from signedwire.delivery.stranger_room import StrangerRoom
 from signedwire.errors import Cause, DidProofError
 from signedwire.stats import Counters
 from signedwire.transport import link_events
@@ -27,6 +28,7 @@ from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_output import LinkOutput
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
+from signedwire.transport.room_wait import RoomWait
 from signedwire.transport.tls import TlsIdentity
 from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Credit, Did, Priority, Reason
@@ -91,6 +93,7 @@ class Owner:
     def __init__(self, *, is_costly: bool = False, is_denying: bool = False) -> None:
         self.is_costly = is_costly
         self.is_over = False
+        self.is_known = True
         self.session: Session | None = None
         self.events: list[object] = []
         self.causes: list[object] = []
@@ -134,9 +137,12 @@ class Wire:
         self.owner = Owner(**owner)
         self.socket = cast("Any", SimpleNamespace(is_reset=False, set_waiting=lambda _: None))
         self.shares = cast("Any", Shares())
-        self.input = LinkInput(
-            self.owner, cast("Any", self.owner), theirs, self.socket, self.shares, expected
+        runtime: Any = SimpleNamespace(
+            stranger_room=StrangerRoom(), config=TransportConfig(), routing=RoutingTable()
         )
+        state = cast("Any", self.owner)
+        wait = RoomWait(runtime, state, state, self.socket)
+        self.input = LinkInput(state, state, theirs, self.socket, self.shares, wait, expected)
         self.owner.input = self.input
         self.session = new_session(ALICE, BOB)
 

@@ -279,10 +279,14 @@ class IncomingBatches:
         return due + self._timeout
 
     def postpone(self, seconds: float) -> None:
-        """Give all batches so much more time, because our own event loop stalled."""
+        """Give all batches so much more time until their next parts."""
+        for reader in self._readers.values():
+            reader.part_at += seconds
+
+    def postpone_ends(self, seconds: float) -> None:
+        """Give all batches so much more time in all, because our own event loop stalled."""
         for reader in self._readers.values():
             reader.began_at += seconds
-            reader.part_at += seconds
 
     def add(self, part: Part, now: float) -> Batch | None:
         """Take a part that is no abort; return its batch if that was the last part.

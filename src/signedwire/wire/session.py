@@ -355,6 +355,11 @@ class Session:
             self._control += self._signer.refusals(refusals, at_us)
 
     @property
+    def unfinished_bytes(self) -> int:
+        """Sum of the totals of the peer's batches whose last part has not come."""
+        return sum([batch.total for batch in self._incoming.unfinished])
+
+    @property
     def granted_unused(self) -> Credit:
         """Credit that was granted to the peer, advertised or not, and that it has not used.
 
@@ -431,43 +436,36 @@ class Session:
         if late > _STALL and self.state is State.OPEN:
             # Bytes that the peer sent during the stall wait in the socket: read them first.
             self._events.append(StallNoticed(late))
-            self._last_inbound_at += late + _STALL
-            self.pings.postpone(late + _STALL)
-            if self._partial_since is not None:
-                self._partial_since += late + _STALL
-            self._incoming.postpone(late + _STALL)
+            self._incoming.postpone_ends(late + _STALL)
+            self.postpone(late + _STALL)
             return
         if (
             self._partial_since is not None
             and limits.frame_timeout is not None
             and now >= self._partial_since + limits.frame_timeout
         ):
-            self._end(
-                frames.CLOSE_PROTOCOL_ERROR,
-                f"a frame was not complete within {limits.frame_timeout:g} s",
-                Reason.TOO_SLOW,
-            )
+            self._end_slow(f"a frame was not complete within {limits.frame_timeout:g} s")
         elif self.state is State.OPENING:
-            self._end(
-                frames.CLOSE_PROTOCOL_ERROR,
-                f"no HELLO within {limits.hello_timeout:g} s",
-                Reason.TOO_SLOW,
-            )
+            self._end_slow(f"no HELLO within {limits.hello_timeout:g} s")
         elif (batch_due := self._incoming.due) is not None and now >= batch_due:
-            self._end(
-                frames.CLOSE_PROTOCOL_ERROR, "the rest of a batch came too slowly", Reason.TOO_SLOW
-            )
+            self._end_slow("the rest of a batch came too slowly")
         elif now >= self._last_inbound_at + limits.dead_timeout:
-            self._end(
-                frames.CLOSE_PROTOCOL_ERROR,
-                f"no byte came for {limits.dead_timeout:g} s (dead_timeout)",
-                Reason.TOO_SLOW,
-            )
+            self._end_slow(f"no byte came for {limits.dead_timeout:g} s (dead_timeout)")
         else:
-            self._send_ping(now)
+            self.send_ping(now, self._precise_now)
 
-    def _send_ping(self, now: float) -> None:
-        self._control.append(self.pings.ping(now, self._precise_now))
+    def postpone(self, seconds: float) -> None:
+        """Give the peer so much more time, because this end does not read, or less again."""
+        self._last_inbound_at += seconds
+        self.pings.postpone(seconds)
+        if self._partial_since is not None:
+            self._partial_since += seconds
+        self._incoming.postpone(seconds)
+
+    def send_ping(self, now: float, precise_now: float) -> None:
+        """Queue a PING; only the PONG of the last one counts."""
+        if self.state is State.OPEN:
+            self._control.append(self.pings.ping(now, precise_now))
 
     # -- frames -----------------------------------------------------------------------
 
@@ -491,7 +489,7 @@ class Session:
         self.their_hello = hello
         self._allowed = hello.credit
         self._events.append(HelloReceived(hello))
-        self._send_ping(now)  # the first round trip is known at once
+        self.send_ping(now, self._precise_now)  # the first round trip is known at once
 
     def _handle_part(self, part: Part, now: float) -> None:
         if part.flags == frames.ABORT:
@@ -566,6 +564,9 @@ class Session:
 
     def _handle_close(self, close: Close, now: float) -> None:
         self._close(Closed(close.code, close.reason, is_by_peer=True))
+
+    def _end_slow(self, cause: str) -> None:
+        self._end(frames.CLOSE_PROTOCOL_ERROR, cause, Reason.TOO_SLOW)
 
     def _end(self, code: int, cause: str, reason: Reason) -> None:
         """Close because of a fault of the peer."""
