@@ -341,6 +341,8 @@ class Sender:
     def __init__(self, count: int) -> None:
         self.lanes = deque([body(number) for number in range(1, count + 1)])
         self.in_flight: list[bytes] = []
+        self.dead: list[bytes] = []
+        self.roots: list[bytes] = []
 
     def next_batch(
         self, room: Credit, max_payload: int, max_bytes: int, above: int, below: int
@@ -353,6 +355,13 @@ class Sender:
 
     def sent(self, batch: Any, messages: list[Any], bodies: list[bytes]) -> None:
         self.in_flight += bodies
+        self.roots.append(batch.root)
+
+    def is_dead(self, message: OutgoingMessage) -> bool:
+        return message.body in self.dead
+
+    def aborted(self, root: bytes) -> None:
+        self.roots.remove(root)
 
     @property
     def stream(self) -> Any:
@@ -410,6 +419,39 @@ class TestLinkOutput:
         await asyncio.sleep(0)
         assert len(out.sender.in_flight) == 3
         assert out.batches == 3
+        out.answers.end()
+
+    @on_asyncio
+    async def test_a_batch_whose_messages_are_dead_is_aborted(self) -> None:
+        out = Output(0)
+        large, small = body(1, bytes(50_000)), body(2)
+        out.sender.lanes += [large, small]
+        out.state.note_open()
+        out.stream.pending = 60_000  # room for one part
+        out.output.pump()
+        out.output.pump()  # it takes no more now
+        assert out.frames() == ["Part"]
+        out.sender.dead.append(large)
+        out.stream.pending = 0
+        out.socket.writable()
+        out.output.pump()
+        written = frames_of(out.stream.written)
+        assert written[0] == frames.Part(frames.ABORT, Priority.NORMAL)
+        assert out.frames() == ["Part", "Part"]
+        assert len(out.sender.roots) == 1
+        assert out.output._under_way == {}
+        assert list(out.output._ends) == out.sender.roots
+        out.answers.end()
+
+    @on_asyncio
+    async def test_a_batch_that_is_handed_out_is_not_aborted(self) -> None:
+        out = Output(1)
+        out.state.note_open()
+        out.sender.dead += out.sender.lanes
+        out.output.pump()
+        out.output.pump()
+        assert out.frames() == ["Part"]
+        assert len(out.sender.roots) == 1
         out.answers.end()
 
     @on_asyncio

@@ -55,6 +55,11 @@ class BatchWriter:
         """Size of the batch in bytes, with its signature and the sizes of its bodies."""
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the first part was taken."""
+        return self._position > 0
+
+    @property
     def is_done(self) -> bool:
         """Whether all parts were taken."""
         return self._position == self.size
@@ -144,6 +149,18 @@ class OutgoingBatches:
             if writer.is_done:
                 del self._queue[0]
         return pieces
+
+    def abort(self, stream: int) -> list[bytes]:
+        """Forget the batch of this stream that is under way, and return the frame that tells it.
+
+        Nothing is changed or returned if no batch of the stream has both parts that were taken and
+        parts that were not.
+        """
+        for at, writer in enumerate(self._queue):
+            if writer.stream == stream and writer.has_begun:
+                del self._queue[at]
+                return [Part(ABORT, stream).encode()]
+        return []
 
     def cost_of_read(self) -> int:
         """Return the cost of a READ, in PINGs. The peer may send one for each part, for 0."""

@@ -238,11 +238,8 @@ class Session:
         `cost` is in PINGs; `now` is the present instant in seconds.
         """
         if cost and not self.is_closed and not self._idle.add(cost, now):
-            self._end(
-                frames.CLOSE_PROTOCOL_ERROR,
-                "the peer sent too many frames that carry nothing new",
-                Reason.PROTOCOL_ERROR,
-            )
+            text = "the peer sent too many frames that carry nothing new"
+            self._end(frames.CLOSE_PROTOCOL_ERROR, text, Reason.PROTOCOL_ERROR)
 
     def count_repeats(self, messages: int, *, is_all: bool, now: float) -> None:
         """Count `messages` of a batch that were not new; `is_all`: no message was new."""
@@ -260,9 +257,8 @@ class Session:
         if self.state is not State.CLOSED:
             is_cut = self._decoder.has_partial_frame or self._incoming.unfinished
             reason = Reason.TRUNCATED if is_cut else None
-            self._close(
-                Closed(CLOSE_MISSING, "the connection ended", is_by_peer=True, reason=reason)
-            )
+            text = "the connection ended"
+            self._close(Closed(CLOSE_MISSING, text, is_by_peer=True, reason=reason))
 
     def next_event(self) -> Event | None:
         """Return the oldest pending event, or `None`."""
@@ -334,6 +330,12 @@ class Session:
         root, signature, leaves = sign_batch(self._identity, bodies)
         self._outgoing.add(BatchWriter(signature, bodies, stream))
         return SentBatch(root, leaves, signature)
+
+    def abort_batch(self, stream: int) -> bool:
+        """Queue an abort in place of the rest of a batch; `False`: no batch can be aborted."""
+        aborts = self._outgoing.abort(stream)
+        self._control += aborts
+        return bool(aborts)
 
     def send_receipts(self, kind: int, hashes: list[bytes], at_us: int) -> None:
         """Sign and queue receipts.
