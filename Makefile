@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup ci-tools demo test check format cover fuzz sim without-v1 cancellation crash faults soak hostile garbage bench report docs proto clean
+.PHONY: help setup ci-tools demo test check format cover fuzz sim without-v1 cancellation crash faults soak hostile unfinished garbage bench report docs proto clean
 
 help:
 	@echo "make demo    messages, forgeries and crashes of several processes, in about ten seconds"
@@ -20,6 +20,7 @@ help:
 	@echo "make faults  CALLS=200 system calls of each kind that fail or kill (needs strace)"
 	@echo "make soak    MINUTES=60 of load with cuts and kills; memory stays flat"
 	@echo "make hostile SECS=2 of every attack on a node, beside an honest peer"
+	@echo "make unfinished  LINKS=1000 strangers that begin a large batch and stop: memory"
 	@echo "make garbage MIB=1024 of each kind of garbage to verify: time and memory"
 	@echo "make fuzz    SECONDS=60 of fuzzing for each parser, or for TARGET=name alone"
 	@echo "make cover   branch coverage of wire/, delivery/ and evidence/"
@@ -93,6 +94,11 @@ soak: setup
 SECS ?= 2
 hostile: setup
 	@cd tests && ../$(BIN)/python -m hostile --seconds $(SECS)
+
+LINKS ?= 1000
+PARTS ?= 1
+unfinished: setup
+	@cd tests && ../$(BIN)/python -m hostile.unfinished $(LINKS) $(PARTS)
 
 MIB ?= 1024
 garbage: setup

@@ -116,7 +116,7 @@ DECISIONS = (
     ("peer_sender", "peer_receiver"),
     ("answer_queue",),
     ("recv_window", "session_context"),
-    ("denials", "inbox_budget", "message_restorer", "null_store"),
+    ("denials", "inbox_budget", "message_restorer", "null_store", "stranger_room"),
     ("ports",),
     ("backlog_cursor", "commit_window", "dial_history", "send_progress"),
 )

@@ -254,6 +254,43 @@ class TestDeadlines:
         assert len(desk.host.timers) == 1
 
 
+class TestAborts:
+    @pytest.mark.parametrize("has_fired", [False, True])
+    def test_its_messages_end_as_expired(
+        self, desk: Desk, clock: ManualClock, has_fired: bool
+    ) -> None:
+        link = desk.link()
+        link.is_slow = True
+        message = desk.post(expires_at=due("seconds", clock))
+        later = desk.post()
+        sender = desk.session().sender
+        if has_fired:
+            desk.host.wait(11)
+        else:
+            clock.move(11)
+        assert sender.is_dead(message)
+        sender.aborted(link.batches[0][0].root)
+        assert sender.stream.in_flight == 1
+        desk.host.run()
+        assert (message.state, message.reason) == (EXPIRED, Reason.EXPIRED)
+        assert message.body == b""
+        assert sender.dropped == {Reason.EXPIRED: 1}
+        assert not desk.host.timers
+        link.accept()
+        assert later.state is ACCEPTED
+
+    def test_it_ends_in_another_way_before_its_turn(self, desk: Desk, clock: ManualClock) -> None:
+        link = desk.link()
+        message = desk.post(expires_at=due("seconds", clock))
+        clock.move(11)
+        sender = desk.session().sender
+        sender.aborted(link.batches[0][0].root)
+        sender.give_up_many([message], Reason.CLOSED, are_in_flight=True)
+        assert message.body
+        desk.host.run()
+        assert (message.reason, message.body) == (Reason.CLOSED, b"")
+
+
 class TestAnswers:
     def test_the_ladder(self, desk: Desk) -> None:
         link = desk.link()

@@ -361,6 +361,22 @@ class TestHandled:
         sender.hear(ACCEPTED_BATCHES, batch.root)
         assert not sender.stream._receipted
 
+    @pytest.mark.parametrize("has_index", [False, True])
+    def test_a_batch_that_was_aborted_is_forgotten(self, sender: Sender, has_index: bool) -> None:
+        aborted, kept = sender.queue(), sender.queue()
+        first, _ = sender.send(VAST._replace(messages=1))
+        second, _ = sender.send()
+        if has_index:
+            sender.hear(ACCEPTED_ENVELOPES, bytes(32))
+        assert sender.stream.aborted(first.root) == [aborted]
+        assert sender.stream.aborted(first.root) == []
+        assert sender.stream.in_flight == 1
+        assert sender.hear(ACCEPTED_BATCHES, first.root) == []
+        assert sender.hear(ACCEPTED_ENVELOPES, *first.leaves) == []
+        assert sender.hear(ACCEPTED_BATCHES, second.root) == [kept]
+        assert (sender.stream.in_flight, sender.stream.in_flight_bytes) == (0, 0)
+        assert sender.stream.is_empty
+
     @pytest.mark.parametrize("dropped", [0, 1])
     def test_a_dropped_receipt_ends_no_other_one(self, sender: Sender, dropped: int) -> None:
         """Two were accepted one by one, and then one of them is no longer held."""

@@ -13,9 +13,10 @@ import pytest
 from idkit import id_of
 from linkkit import body, credits, frames_of, open_pair, ping
 from linkkit import session as new_session
-from signedwire import FailureKind
+from signedwire import FailureKind, RoutingTable, TransportConfig
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
+from signedwire.delivery.stranger_room import StrangerRoom
 from signedwire.delivery.stream_answers import Answers
 from signedwire.errors import Cause, DidProofError
 from signedwire.stats import Counters
@@ -28,6 +29,7 @@ from signedwire.transport.link_input import LinkInput
 from signedwire.transport.link_output import LinkOutput
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
+from signedwire.transport.room_wait import RoomWait
 from signedwire.transport.tls import TlsIdentity
 from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Credit, Did, Priority, Reason
@@ -92,6 +94,7 @@ class Owner:
     def __init__(self, *, is_costly: bool = False, is_denying: bool = False) -> None:
         self.is_costly = is_costly
         self.is_over = False
+        self.is_known = True
         self.session: Session | None = None
         self.events: list[object] = []
         self.causes: list[object] = []
@@ -135,9 +138,12 @@ class Wire:
         self.owner = Owner(**owner)
         self.socket = cast("Any", SimpleNamespace(is_reset=False, set_waiting=lambda _: None))
         self.shares = cast("Any", Shares())
-        self.input = LinkInput(
-            self.owner, cast("Any", self.owner), theirs, self.socket, self.shares, expected
+        runtime: Any = SimpleNamespace(
+            stranger_room=StrangerRoom(), config=TransportConfig(), routing=RoutingTable()
         )
+        state = cast("Any", self.owner)
+        wait = RoomWait(runtime, state, state, self.socket)
+        self.input = LinkInput(state, state, theirs, self.socket, self.shares, wait, expected)
         self.owner.input = self.input
         self.session = new_session(ALICE, BOB)
 
@@ -336,6 +342,8 @@ class Sender:
     def __init__(self, count: int) -> None:
         self.lanes = deque([body(number) for number in range(1, count + 1)])
         self.in_flight: list[bytes] = []
+        self.dead: list[bytes] = []
+        self.roots: list[bytes] = []
 
     def next_batch(
         self, room: Credit, max_payload: int, max_bytes: int, above: int, below: int
@@ -348,6 +356,13 @@ class Sender:
 
     def sent(self, batch: Any, messages: list[Any], bodies: list[bytes]) -> None:
         self.in_flight += bodies
+        self.roots.append(batch.root)
+
+    def is_dead(self, message: OutgoingMessage) -> bool:
+        return message.body in self.dead
+
+    def aborted(self, root: bytes) -> None:
+        self.roots.remove(root)
 
     @property
     def stream(self) -> Any:
@@ -417,6 +432,39 @@ class TestLinkOutput:
         await asyncio.sleep(0)
         assert len(out.sender.in_flight) == 3
         assert out.batches == 3
+        out.answers.end()
+
+    @on_asyncio
+    async def test_a_batch_whose_messages_are_dead_is_aborted(self) -> None:
+        out = Output(0)
+        large, small = body(1, bytes(50_000)), body(2)
+        out.sender.lanes += [large, small]
+        out.state.note_open()
+        out.stream.pending = 60_000  # room for one part
+        out.output.pump()
+        out.output.pump()  # it takes no more now
+        assert out.frames() == ["Part"]
+        out.sender.dead.append(large)
+        out.stream.pending = 0
+        out.socket.writable()
+        out.output.pump()
+        written = frames_of(out.stream.written)
+        assert written[0] == frames.Part(frames.ABORT, Priority.NORMAL)
+        assert out.frames() == ["Part", "Part"]
+        assert len(out.sender.roots) == 1
+        assert out.output._under_way == {}
+        assert list(out.output._ends) == out.sender.roots
+        out.answers.end()
+
+    @on_asyncio
+    async def test_a_batch_that_is_handed_out_is_not_aborted(self) -> None:
+        out = Output(1)
+        out.state.note_open()
+        out.sender.dead += out.sender.lanes
+        out.output.pump()
+        out.output.pump()
+        assert out.frames() == ["Part"]
+        assert len(out.sender.roots) == 1
         out.answers.end()
 
     @on_asyncio

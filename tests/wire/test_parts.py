@@ -120,6 +120,23 @@ class TestOutgoing:
         assert outgoing.top == -1
         assert outgoing.bytes_out == 40_700
 
+    def test_an_abort(self) -> None:
+        outgoing = OutgoingBatches()
+        assert outgoing.abort(1) == []
+        outgoing.add(writer(40_000, 1))
+        outgoing.add(writer(300, 1))
+        outgoing.add(writer(50_000, 0))
+        assert outgoing.abort(1) == []  # no part was taken
+        assert taken(outgoing, 1) == [(1, FIRST_ROOM)]
+        assert outgoing.abort(0) == []
+        (frame,) = outgoing.abort(1)
+        assert parts_of(frame) == [Part(ABORT, 1)]
+        assert outgoing.abort(1) == []  # the next batch has not begun
+        assert outgoing.bytes_out == FIRST_ROOM
+        assert taken(outgoing, FIRST_ROOM) == [(1, 300)]
+        assert outgoing.abort(1) == []  # the last part was taken
+        assert outgoing.top == 0
+
     @pytest.mark.parametrize(
         ("room", "sizes"),
         [
@@ -481,3 +498,33 @@ class TestEndToEnd:
                 assert event.code == frames.CLOSE_PROTOCOL_ERROR
             else:
                 assert isinstance(event, BatchFailed)
+
+
+class TestAborts:
+    def test_the_peer_forgets_the_batch_and_grants_its_credit_again(self) -> None:
+        alice, bob = open_pair(theirs=BIG)
+        large, small = body(1, bytes(50_000)), body(2)
+        window = alice.send_window()
+        alice.send_batch([large])
+        bob.receive_data(alice.data_to_send(1), 0.0)
+        assert len(bob._incoming.unfinished) == 1
+        assert alice.abort_batch(1)
+        assert not alice.is_sending(1)
+        later = alice.send_batch([small])
+        bob.receive_data(alice.data_to_send(), 0.0)
+        assert bob._incoming.unfinished == []
+        (event,) = events_of(bob)
+        assert isinstance(event, BatchReceived)
+        assert event.root == later.root
+        alice.receive_data(bob.data_to_send(), 0.0)
+        assert alice.send_window() == window.minus(Credit(1, len(small), 0, 0))
+        assert not alice.is_closed
+
+    def test_not_after_the_last_part(self) -> None:
+        alice, bob = open_pair(theirs=BIG)
+        alice.send_batch([body(1, bytes(50_000))])
+        assert not alice.abort_batch(1)  # nor before the first
+        data = alice.data_to_send()
+        assert not alice.abort_batch(1)
+        bob.receive_data(data + alice.data_to_send(), 0.0)
+        assert [type(event) for event in events_of(bob)] == [BatchReceived]

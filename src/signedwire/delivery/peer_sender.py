@@ -148,6 +148,17 @@ class PeerSender:
         # Before the operating system has them: they may arrive even if the link ends now.
         self._context.store.written(self.did, messages)
 
+    def aborted(self, root: bytes) -> None:
+        """Note that a link has not finished the batch with this root, all of which `is_dead()`.
+
+        Its messages are not in flight any more. Those that have not ended end soon, as expired.
+        """
+        for message in self.streams.aborted(root):
+            if message.is_final:
+                message.release()
+            else:
+                self.end_soon(message)
+
     def requeue(
         self, messages: Iterable[OutgoingMessage], *, is_fault: bool = True, cause: Cause = BROKE
     ) -> None:
@@ -303,7 +314,7 @@ class PeerSender:
             return True
         return message.expires_at is not None and clock.left(message.expires_at) <= 0
 
-    def end_soon(self, message: OutgoingMessage, largest: int, cause: str) -> None:
+    def end_soon(self, message: OutgoingMessage, largest: int = 2**32, cause: str = "") -> None:
         """End a message in the next turn of the loop, which was removed as `is_dead()`.
 
         Later, because the end calls the application. That must not happen while the messages of
@@ -325,6 +336,8 @@ class PeerSender:
                 self.give_up(message, Reason.TOO_LARGE, cause)
             elif not message.is_final:
                 self._expire(message)
+            else:
+                message.release()
 
     # -- deadlines ------------------------------------------------------------------------
 

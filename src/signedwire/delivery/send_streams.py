@@ -99,6 +99,10 @@ class SendStreams:
             self._used.append(half)
         half.sent(batch, messages, bodies)
 
+    def aborted(self, root: bytes) -> list[OutgoingMessage]:
+        """Forget a batch that the link did not finish; return its messages without an answer."""
+        return self.durable.aborted(root) + self.volatile.aborted(root)
+
     def is_expected(self, receipts: Receipts) -> bool:
         """Whether a message waits for one of these receipts."""
         return any(half.is_expected(receipts) for half in self._used)

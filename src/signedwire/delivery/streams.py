@@ -243,6 +243,15 @@ class SendStream:
         if self._by_leaf is not None:
             self._by_leaf.update(_leaves_of(flight))
 
+    def aborted(self, root: bytes) -> list[OutgoingMessage]:
+        """Forget a batch that the link did not finish; return its messages without an answer."""
+        flight = self._in_flight.get(root)
+        if flight is None:
+            return []  # the peer has answered before it had all parts
+        messages = flight.all()
+        self._settle(flight, _unsettled(flight))
+        return messages
+
     def _settle(self, flight: InFlightBatch, indices: Sequence[int]) -> None:
         """Remove answered messages from a batch in flight, and the batch with its last one."""
         count, size = len(indices), flight.unsettled_bytes

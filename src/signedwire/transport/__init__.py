@@ -23,7 +23,8 @@
   `tls_channel` encrypts and decrypts.
 - `probing`: probes of peers. `probe_connection`: one connection of a probe; `link_probe`: one that
   speaks v2.
-- `shares`: which link may process its input in which turn of the loop.
+- `shares`: which link may process its input in which turn of the loop. `room_wait`: the wait of a
+  stranger's link for room for its unfinished batches.
 - `acceptor`: the listener, and which connections may stay. `inbound`: one accepted connection.
   `protocol_detector` waits for its first byte, which shows its wire.
 - `store_driver` stores outgoing messages, `backlog_loader` loads them into the queues,

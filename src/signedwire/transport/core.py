@@ -140,6 +140,7 @@ class NodeCore:
         runtime.is_open = True
         self._clock_watch = ClockWatch(runtime, endpoint.on_clock_step, self.files.on_wall_step)
         runtime.routing.watch(endpoint.on_routes)
+        runtime.routing.watch(runtime.on_routes)
         self.files.start_sending()
         runtime.home.phase = Phase.OPEN
 

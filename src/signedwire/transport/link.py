@@ -35,6 +35,7 @@ from signedwire.transport.link_ports import LinkDialerPort
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
 from signedwire.transport.network import Stream
+from signedwire.transport.room_wait import RoomWait
 from signedwire.transport.runtime import Runtime
 from signedwire.transport.session_timer import SessionTimer
 from signedwire.types import Credit, Did, Reason, Target
@@ -79,7 +80,8 @@ class Link:
         self._answers = AnswerWatch(config.ping_interval, config.answer_timeout, self._on_overdue)
         on_batch = None if dialer is None else dialer.touch
         self._output = LinkOutput(state, channel, self._socket, self._answers, on_batch, loop)
-        self._input = LinkInput(self, state, channel, self._socket, runtime.shares, expected)
+        wait = RoomWait(runtime, self, state, self._socket)
+        self._input = LinkInput(self, state, channel, self._socket, runtime.shares, wait, expected)
         self._events = LinkEvents(runtime, endpoint, state, self._output, on_batch)
         input_, output, timer = self._input, self._output, self._timer
         self._end = LinkEnd(

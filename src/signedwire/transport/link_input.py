@@ -20,6 +20,7 @@ from signedwire.transport.link_errors import CLOSED_HERE, RESET
 from signedwire.transport.link_ports import InputPort
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
+from signedwire.transport.room_wait import RoomWait
 from signedwire.transport.shares import LoopShares
 from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Did
@@ -45,6 +46,7 @@ class LinkInput:
         channel: Decrypts.
         socket: Is read unless input waits for a later turn.
         shares: Decides when input is processed.
+        wait: Tells whether there is room for the unfinished batches of the link.
         expected: The DID that was dialed; `None`: the connection was accepted.
     """
 
@@ -59,6 +61,7 @@ class LinkInput:
         "_shares",
         "_socket",
         "_state",
+        "_wait",
         "turn_tag",
     )
 
@@ -69,6 +72,7 @@ class LinkInput:
         channel: TlsChannel,
         socket: LinkSocket,
         shares: LoopShares,
+        wait: RoomWait,
         expected: Did | None,
     ) -> None:
         self._link: InputPort | None = link
@@ -77,6 +81,8 @@ class LinkInput:
         self._channel = channel
         self._socket = socket
         self._shares = shares
+        self._wait = wait
+        wait.call_when_over(self._go_on)
         self._loop = asyncio.get_running_loop()
         self._handshake = Handshake(channel, expected)
         self._queue: deque[bytes | memoryview] = deque()  # empty bytes: the end of the stream
@@ -116,7 +122,7 @@ class LinkInput:
         Input of a costly peer is thrown away: strangers that reset and return would leave
         ever more work behind.
         """
-        if self.has_more and not self.is_costly:
+        if self.has_more and not (self.is_costly or self._wait.is_waiting):
             self._lost = cause
         else:
             if self._link is not None:
@@ -127,6 +133,7 @@ class LinkInput:
         """Process nothing more: the link has ended."""
         self._queue.clear()
         self._link = None
+        self._wait.end()
 
     # -- shares of a turn: see `shares.Worker` ----------------------------------------------
 
@@ -146,12 +153,18 @@ class LinkInput:
         except (ssl.SSLError, DidProofError) as error:
             link.on_tls_failed(error)
         link.finish_turn()
+        is_waiting = self._wait.is_waiting
         if self._lost is not None:
-            if not self.has_more:
+            if is_waiting or not self.has_more:
                 link.end(self._lost)
             if self._state.is_over:
                 self._channel.release()
-        return self.has_more
+        return self.has_more and not is_waiting
+
+    def _go_on(self) -> None:
+        """Process the input that has waited for room."""
+        if self.has_more:
+            self._shares.serve(self)
 
     def drop_if_reset(self) -> bool:
         link = self._link
@@ -185,7 +198,10 @@ class LinkInput:
         """
         session = self._state.session
         if session is not None:
+            if self._wait.is_waiting:
+                return False
             if session.handle_frame(now, fine):
+                self._wait.look()
                 return True
             if session.is_closed:
                 self._queue.clear()  # nothing that comes after the end of a session counts

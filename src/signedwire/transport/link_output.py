@@ -106,6 +106,7 @@ class LinkOutput:
         assert session is not None
         assert peer_session is not None
         sender = peer_session.sender
+        self._abort_dead(session, sender)
         if not (data := self._next_parts(session, sender, room)):
             return
         for stream in tuple(self._under_way):
@@ -159,6 +160,17 @@ class LinkOutput:
         batch = session.send_batch(bodies, joined)
         sender.sent(batch, messages, bodies)
         self._under_way[stream] = batch.root, messages
+
+    def _abort_dead(self, session: Session, sender: PeerSender) -> None:
+        """Abort the batches under way of which every message has ended or has expired.
+
+        If one is alive, the batch is finished, and the peer looks at each deadline.
+        """
+        for stream, (root, messages) in tuple(self._under_way.items()):
+            if all(map(sender.is_dead, messages)) and session.abort_batch(stream):
+                del self._under_way[stream]
+                sender.aborted(root)
+                self.flush()
 
     def pump_soon(self) -> None:
         """Call `pump()` in the next turn of the event loop, if the socket takes more bytes."""

@@ -33,6 +33,9 @@ class InputPort(Protocol):
     def end(self, cause: Cause) -> None:
         """End the link: the connection is gone."""
 
+    def close(self, code: int, reason: str) -> None:
+        """Send CLOSE and hang up, without waiting."""
+
     def abort(self, cause: Cause) -> None:
         """End the link and its connection at once."""
 

@@ -40,6 +40,7 @@ class LinkSocket:
 
     __slots__ = (
         "_counters",
+        "_is_held",
         "_is_read",
         "_is_waiting",
         "_linger_timer",
@@ -55,6 +56,7 @@ class LinkSocket:
         self._stream: Stream | None = None
         self._unwritten: list[OutgoingMessage] = []
         self._is_read = True
+        self._is_held = False
         self._is_waiting = False
         self._linger_timer: asyncio.TimerHandle | None = None
         self.is_paused = False
@@ -127,12 +129,17 @@ class LinkSocket:
         self._is_waiting = is_waiting
         self._update_reading()
 
+    def set_held(self, is_held: bool) -> None:
+        """Stop reading while there is no room for what the peer sends."""
+        self._is_held = is_held
+        self._update_reading()
+
     def _update_reading(self) -> None:
-        """Read, unless input waits or the peer does not read."""
+        """Read, unless input waits, or has no room, or the peer does not read."""
         stream = self._stream
         if stream is None or stream.is_closing():
             return
-        if self._is_waiting or stream.waiting() > _MAX_UNREAD:
+        if self._is_waiting or self._is_held or stream.waiting() > _MAX_UNREAD:
             if self._is_read:
                 self._is_read = False
                 stream.pause_reading()

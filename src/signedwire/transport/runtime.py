@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from signedwire.config import TransportConfig
+from signedwire.delivery.stranger_room import StrangerRoom
 from signedwire.events import Event, EventQueue
 from signedwire.home import Home
 from signedwire.identity import Identity
@@ -80,6 +81,8 @@ class Runtime:
         self.rng = random.Random()
         self.shares = LoopShares()
         """Divides the loop's time among the links."""
+        self.stranger_room = StrangerRoom()
+        """Room for the unfinished batches of strangers."""
         self.v1_sequence = itertools.count(1)
         """Sequence numbers of the v1 envelopes that this node makes."""
         self.lingering = Lingering()
@@ -131,6 +134,11 @@ class Runtime:
     ) -> asyncio.TimerHandle:
         """Call `callback` in the loop after `seconds`, by the loop's clock."""
         return self.loop.call_later(seconds, callback, *args)
+
+    def on_routes(self) -> None:
+        """Read on from links whose peers are no strangers any more. Any thread."""
+        if self.stranger_room.waiting:
+            self.call_soon(self.stranger_room.look_again)
 
     # -- v2 ---------------------------------------------------------------------------------
 

@@ -565,8 +565,11 @@ class LinkFrameDecoder:
                 raise _error(f"a frame of {length} bytes, legal are 1 to {self._max_length}")
             needed += length
             if end - position >= needed:
-                self._position = stop = position + needed
-                start = position + _PREFIX.size
+                stop, start = position + needed, position + _PREFIX.size
+                if stop < end:
+                    self._position = stop
+                else:  # nothing is kept while no further byte comes
+                    self._data, self._position = b"", 0
                 return data[start - 1], data[start:stop]
         self._needed = needed
         self._data, self._position, self._rest = b"", 0, bytearray(data[position:])

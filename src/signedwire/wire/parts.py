@@ -86,6 +86,11 @@ class BatchWriter:
         """Size of the batch in bytes, with its signature and the sizes of its bodies."""
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the first part was taken."""
+        return self._position > 0
+
+    @property
     def is_done(self) -> bool:
         """Whether all parts were taken."""
         return self._position == self.size
@@ -225,6 +230,18 @@ class OutgoingBatches:
             return at if (stream >= VOLATILE) == is_volatile_next else 0
         return 0
 
+    def abort(self, stream: int) -> list[bytes]:
+        """Forget the batch of this stream that is under way, and return the frame that tells it.
+
+        Nothing is changed or returned if no batch of the stream has both parts that were taken and
+        parts that were not.
+        """
+        for at, writer in enumerate(self._queue):
+            if writer.stream == stream and writer.has_begun:
+                del self._queue[at]
+                return [Part(ABORT, stream).encode()]
+        return []
+
     def cost_of_read(self) -> int:
         """Return the cost of a READ, in PINGs. The peer may send one for each part, for 0."""
         if not self._free_reads:
@@ -359,10 +376,14 @@ class IncomingBatches:
         return due + self._timeout
 
     def postpone(self, seconds: float) -> None:
-        """Give all batches so much more time, because our own event loop stalled."""
+        """Give all batches so much more time until their next parts."""
+        for reader in self._readers.values():
+            reader.part_at += seconds
+
+    def postpone_ends(self, seconds: float) -> None:
+        """Give all batches so much more time in all, because our own event loop stalled."""
         for reader in self._readers.values():
             reader.began_at += seconds
-            reader.part_at += seconds
 
     def add(self, part: Part, now: float) -> Batch | None:
         """Take a part that is no abort; return its batch if that was the last part.

@@ -225,11 +225,8 @@ class Session:
         `cost` is in PINGs; `now` is the present instant in seconds.
         """
         if cost and not self.is_closed and not self._idle.add(cost, now):
-            self._end(
-                frames.CLOSE_PROTOCOL_ERROR,
-                "the peer sent too many frames that carry nothing new",
-                Reason.PROTOCOL_ERROR,
-            )
+            text = "the peer sent too many frames that carry nothing new"
+            self._end(frames.CLOSE_PROTOCOL_ERROR, text, Reason.PROTOCOL_ERROR)
 
     def count_repeats(self, messages: int, *, is_all: bool, now: float) -> None:
         """Count `messages` of a batch that were not new; `is_all`: no message was new."""
@@ -247,9 +244,8 @@ class Session:
         if self.state is not State.CLOSED:
             is_cut = self._decoder.has_partial_frame or bool(self._incoming.unfinished)
             reason = Reason.TRUNCATED if is_cut else None
-            self._close(
-                Closed(CLOSE_MISSING, "the connection ended", is_by_peer=True, reason=reason)
-            )
+            text = "the connection ended"
+            self._close(Closed(CLOSE_MISSING, text, is_by_peer=True, reason=reason))
 
     def next_event(self) -> Event | None:
         """Return the oldest pending event, or `None`."""
@@ -326,6 +322,12 @@ class Session:
         self._outgoing.add(BatchWriter(batch.signature, bodies, stream, receipt))
         return batch
 
+    def abort_batch(self, stream: int) -> bool:
+        """Queue an abort in place of the rest of a batch; `False`: no batch can be aborted."""
+        aborts = self._outgoing.abort(stream)
+        self._control += aborts
+        return bool(aborts)
+
     def send_receipts(
         self, kind: int, hashes: list[bytes], at_us: int, *, is_committed: bool = False
     ) -> None:
@@ -347,6 +349,11 @@ class Session:
         """
         if self._can_answer:
             self._control += self._signer.refusals(refusals, at_us)
+
+    @property
+    def unfinished_bytes(self) -> int:
+        """Sum of the totals of the peer's batches whose last part has not come."""
+        return sum([batch.total for batch in self._incoming.unfinished.values()])
 
     def granted_unused(self, stream: int) -> Credit:
         """Return the credit of a stream that was granted, advertised or not, and is not used.
@@ -430,43 +437,36 @@ class Session:
         if late > _STALL and self.state is State.OPEN:
             # Bytes that the peer sent during the stall wait in the socket: read them first.
             self._events.append(StallNoticed(late))
-            self._last_inbound_at += late + _STALL
-            self.pings.postpone(late + _STALL)
-            if self._partial_since is not None:
-                self._partial_since += late + _STALL
-            self._incoming.postpone(late + _STALL)
+            self._incoming.postpone_ends(late + _STALL)
+            self.postpone(late + _STALL)
             return
         if (
             self._partial_since is not None
             and limits.frame_timeout is not None
             and now >= self._partial_since + limits.frame_timeout
         ):
-            self._end(
-                frames.CLOSE_PROTOCOL_ERROR,
-                f"a frame was not complete within {limits.frame_timeout:g} s",
-                Reason.TOO_SLOW,
-            )
+            self._end_slow(f"a frame was not complete within {limits.frame_timeout:g} s")
         elif self.state is State.OPENING:
-            self._end(
-                frames.CLOSE_PROTOCOL_ERROR,
-                f"no HELLO within {limits.hello_timeout:g} s",
-                Reason.TOO_SLOW,
-            )
+            self._end_slow(f"no HELLO within {limits.hello_timeout:g} s")
         elif (batch_due := self._incoming.due) is not None and now >= batch_due:
-            self._end(
-                frames.CLOSE_PROTOCOL_ERROR, "the rest of a batch came too slowly", Reason.TOO_SLOW
-            )
+            self._end_slow("the rest of a batch came too slowly")
         elif now >= self._last_inbound_at + limits.dead_timeout:
-            self._end(
-                frames.CLOSE_PROTOCOL_ERROR,
-                f"no byte came for {limits.dead_timeout:g} s (dead_timeout)",
-                Reason.TOO_SLOW,
-            )
+            self._end_slow(f"no byte came for {limits.dead_timeout:g} s (dead_timeout)")
         else:
-            self._send_ping(now)
+            self.send_ping(now, self._precise_now)
 
-    def _send_ping(self, now: float) -> None:
-        self._control.append(self.pings.ping(now, self._precise_now))
+    def postpone(self, seconds: float) -> None:
+        """Give the peer so much more time, because this end does not read, or less again."""
+        self._last_inbound_at += seconds
+        self.pings.postpone(seconds)
+        if self._partial_since is not None:
+            self._partial_since += seconds
+        self._incoming.postpone(seconds)
+
+    def send_ping(self, now: float, precise_now: float) -> None:
+        """Queue a PING; only the PONG of the last one counts."""
+        if self.state is State.OPEN:
+            self._control.append(self.pings.ping(now, precise_now))
 
     # -- frames -----------------------------------------------------------------------
 
@@ -490,7 +490,7 @@ class Session:
         self.their_hello = hello
         self._allowed = hello.credit
         self._events.append(HelloReceived(hello))
-        self._send_ping(now)  # the first round trip is known at once
+        self.send_ping(now, self._precise_now)  # the first round trip is known at once
 
     def _handle_part(self, part: Part, now: float) -> None:
         if part.flags == frames.ABORT:
@@ -563,6 +563,9 @@ class Session:
 
     def _handle_close(self, close: Close, now: float) -> None:
         self._close(Closed(close.code, close.reason, is_by_peer=True))
+
+    def _end_slow(self, cause: str) -> None:
+        self._end(frames.CLOSE_PROTOCOL_ERROR, cause, Reason.TOO_SLOW)
 
     def _end(self, code: int, cause: str, reason: Reason) -> None:
         """Close because of a fault of the peer."""
