@@ -309,7 +309,7 @@ class PeerReceiver:
 
     def restore(self, row: IncomingRow) -> None:
         """Deliver a message that an earlier process accepted but did not acknowledge."""
-        message = IncomingMessage(row.body, row.batch, row.place, expiry_of(row.body), self)
+        message = IncomingMessage(row.body, row.seal, row.place, expiry_of(row.body), self)
         message.redelivered = True
         message.row = row.id
         self._window.add_to_inbox([message])
@@ -362,4 +362,4 @@ class PeerReceiver:
 
 def _measure(batch: BatchReceived) -> tuple[int, int, int]:
     """Return the lane of the first message, and the numbers of messages and bytes of a batch."""
-    return batch.bodies[0][PRIORITY], len(batch.bodies), sum(map(len, batch.bodies))
+    return batch.bodies[0][PRIORITY], len(batch.bodies), batch.size

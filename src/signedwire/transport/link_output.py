@@ -21,6 +21,7 @@ from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Credit, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import Close, Refusal
+from signedwire.wire.sent_batch import SentBatch, SentCopies
 from signedwire.wire.session import Session
 
 __all__ = ["LinkOutput"]
@@ -69,9 +70,9 @@ class LinkOutput:
         self._loop = loop
         self._pump_handle: asyncio.Handle | None = None
         self._under_way: dict[int, tuple[bytes, list[OutgoingMessage]]] = {}
-        """By stream: root and messages of the batch whose parts are not all written."""
+        """By stream: name and messages of the batch whose parts are not all written."""
         self._ends: dict[bytes, int] = {}
-        """By root: the bytes of batches that were written with the last part of the batch."""
+        """By name: the bytes of batches that were written with the last part of the batch."""
         self.receipts = ReceiptQueue(loop)
         """Batches and envelopes that are to be receipted with the next write."""
         self.is_held = False
@@ -117,8 +118,8 @@ class LinkOutput:
             return
         for stream in tuple(self._under_way):
             if not session.is_sending(stream):
-                root, messages = self._under_way.pop(stream)
-                self._ends[root] = session.bytes_out
+                name, messages = self._under_way.pop(stream)
+                self._ends[name] = session.bytes_out
                 self._socket.expect_written(messages)
         self._answers.look(self._awaited(session, sender))
         self._channel.send(data)
@@ -140,14 +141,33 @@ class LinkOutput:
             session.top_stream,
             below,
         )
-        if not messages:
-            return
+        if messages:
+            self.send(messages)
+
+    @property
+    def writable_bytes(self) -> int:
+        """Bytes that the socket takes now."""
+        return self._socket.writable_bytes()
+
+    def send(self, messages: list[OutgoingMessage], copies: SentCopies | None = None) -> None:
+        """Give the session messages that were taken from the queue. `pump()` writes them.
+
+        `copies` are their places in a signed tree; `None`: they are signed now, alone.
+        """
+        session, peer_session = self._state.session, self._state.peer_session
+        assert session is not None
+        assert peer_session is not None
         if self._on_batch is not None:
             self._on_batch()
         bodies = [message.body for message in messages]
-        batch = session.send_batch(bodies)
-        sender.sent(batch, messages, bodies)
-        self._under_way[session.top_stream] = batch.root, messages
+        batch: SentBatch
+        if copies is None:
+            batch = session.send_batch(bodies)
+        else:
+            session.send_copies(copies, bodies)
+            batch = copies
+        peer_session.sender.sent(batch, messages, bodies)
+        self._under_way[session.top_stream] = batch.name, messages
 
     def pump_soon(self) -> None:
         """Call `pump()` in the next turn of the event loop, if the socket takes more bytes."""
@@ -168,12 +188,12 @@ class LinkOutput:
     def _awaited(self, session: Session, sender: PeerSender) -> tuple[bytes | None, int] | None:
         """Return what is awaited next: an answer, or a READ; `None`: nothing is.
 
-        A batch that was read is awaited by its root. Until then, READ is awaited: the number that
+        A batch that was read is awaited by its name. Until then, READ is awaited: the number that
         the last one gave stands for that.
         """
         ends, read = self._ends, session.read_by_peer
-        while ends and not sender.stream.is_in_flight(root := next(iter(ends))):
-            del ends[root]
+        while ends and not sender.stream.is_in_flight(name := next(iter(ends))):
+            del ends[name]
         oldest = next(iter(ends), None)
         if oldest is not None and ends[oldest] <= read:
             return oldest, -1

@@ -117,10 +117,13 @@ class Hello:
 FIRST: Final = 1
 LAST: Final = 2
 ABORT: Final = 4
+COPIES: Final = 8
 PART_HEADER: Final = _PART.size
 FIRST_PART_HEADER: Final = _FIRST_PART.size
 _LEAST_PART: Final = 2048
-_LEGAL_FLAGS: Final = frozenset({0, FIRST, LAST, FIRST | LAST, ABORT})
+_LEGAL_FLAGS: Final = frozenset(
+    {0, FIRST, LAST, FIRST | LAST, ABORT, FIRST | COPIES, FIRST | LAST | COPIES}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ class Part:
     """A part of a signed batch, in an ENVELOPES frame; see `wire.parts`."""
 
     flags: int
-    """`FIRST` and `LAST` in any combination, or `ABORT` alone."""
+    """`FIRST` and `LAST` in any combination, or `ABORT` alone; `COPIES` only with `FIRST`."""
     stream: int
     """The stream of the batch: 0 to 3, the priority of its envelopes."""
     data: bytes | memoryview = b""
@@ -136,7 +139,7 @@ class Part:
     count: int = 0
     """First part: number of envelopes in the batch, 1 to 256."""
     total: int = 0
-    """First part: sum of the sizes of their bodies."""
+    """First part: sum of the sizes of their bodies; of copies, of their items."""
 
     def encode(self) -> bytes:
         """Encode the whole frame."""

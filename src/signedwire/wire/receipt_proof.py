@@ -16,7 +16,7 @@ from typing import Final
 from signedwire.errors import EnvelopeError, RemoteProtocolError, SignatureError
 from signedwire.identity import Label, verify_labelled
 from signedwire.types import Reason, did_text
-from signedwire.wire.envelope import MerklePath, SignedEnvelope
+from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.header import RECIPIENT, SENDER
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
@@ -26,7 +26,7 @@ from signedwire.wire.link_frames import (
     Receipts,
     decode,
 )
-from signedwire.wire.session import SentBatch
+from signedwire.wire.sent_batch import SentBatch
 
 __all__ = [
     "ProvenDelivery",
@@ -46,8 +46,7 @@ def encode_receipt_proof(body: bytes, batch: SentBatch, index: int, receipt: byt
 
     `receipt` is the statement with its signature, as the recipient sent them.
     """
-    path = MerklePath(index, len(batch.leaves), batch.signature, leaves=batch.leaves)
-    envelope = SignedEnvelope(body, path).encode()
+    envelope = SignedEnvelope(body, batch.path(index)).encode()
     return MAGIC + _SIZE.pack(len(envelope)) + envelope + receipt
 
 

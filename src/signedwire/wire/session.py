@@ -31,14 +31,14 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from signedwire.errors import RemoteProtocolError, SignatureError
 from signedwire.identity import Identity, Label, verify_labelled
 from signedwire.types import Credit, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.envelope import sign_batch, verify_batch
+from signedwire.wire.copies import verify_received
+from signedwire.wire.envelope import sign_batch
 from signedwire.wire.granted_credit import GrantedCredit
 from signedwire.wire.header import PRIORITY
 from signedwire.wire.idle import IdleMeter
@@ -58,6 +58,7 @@ from signedwire.wire.parts import BatchWriter, IncomingBatches, OutgoingBatches
 from signedwire.wire.pings import Pings
 from signedwire.wire.read_reports import ReadReports
 from signedwire.wire.receipt_signer import ReceiptSigner
+from signedwire.wire.sent_batch import SentBatch, SentCopies
 from signedwire.wire.session_events import (
     CLOSE_MISSING,
     BatchFailed,
@@ -94,15 +95,6 @@ _NOTHING: Final = Credit(0, 0, 0, 0)
 _IDLE: Final = frozenset({Ping, Pong})
 _SIGNATURE_COST: Final = 16
 """The cost of verifying a signature, in PINGs."""
-
-
-@dataclass(frozen=True, slots=True)
-class SentBatch:
-    """The hashes and the signature of a sent batch. Receipts name its root or its leaves."""
-
-    root: bytes
-    leaves: list[bytes]
-    signature: bytes
 
 
 class State(enum.Enum):
@@ -324,16 +316,26 @@ class Session:
         The caller has checked that `send_window()` covers them. To sign a batch as late as
         possible, it calls this when `top_stream` is below their priority.
         """
-        assert self.state is State.OPEN
-        size = sum(map(len, bodies))
-        stream = bodies[0][PRIORITY]
-        is_critical = stream == _CRITICAL
-        self._sent = self._sent.plus(len(bodies), size, is_critical=is_critical)
-        self._idle.expect_answers(len(bodies))
-        assert not self._sent.exceeds(self._allowed)
         root, signature, leaves = sign_batch(self._identity, bodies)
-        self._outgoing.add(BatchWriter(signature, bodies, stream))
+        self._queue(BatchWriter(signature, bodies, bodies[0][PRIORITY]))
         return SentBatch(root, leaves, signature)
+
+    def send_copies(self, copies: SentCopies, bodies: list[bytes]) -> None:
+        """Queue the parts of copies, which `sign_copies()` has signed with this session's key.
+
+        `bodies` are their bodies, of one priority. The paths of copies count as credit too.
+        All else is as in `send_batch()`.
+        """
+        items, stream = copies.items(bodies), bodies[0][PRIORITY]
+        self._queue(BatchWriter(copies.signature, items, stream, is_copies=True))
+
+    def _queue(self, writer: BatchWriter) -> None:
+        assert self.state is State.OPEN
+        is_critical = writer.stream == _CRITICAL
+        self._sent = self._sent.plus(writer.count, writer.total, is_critical=is_critical)
+        self._idle.expect_answers(writer.count)
+        assert not self._sent.exceeds(self._allowed)
+        self._outgoing.add(writer)
 
     def send_receipts(self, kind: int, hashes: list[bytes], at_us: int) -> None:
         """Sign and queue receipts.
@@ -508,12 +510,13 @@ class Session:
             self._report_read(self._precise_now)
         if batch is None:
             return
+        signature, bodies, copies = batch
         try:
-            root, leaves = verify_batch(self._them, batch.bodies, batch.signature)
+            root, leaves = verify_received(self._them, bodies, signature, copies)
         except SignatureError:
-            self._events.append(BatchFailed(batch.bodies))
+            self._events.append(BatchFailed(bodies))
             return
-        self._events.append(BatchReceived(batch.bodies, root, leaves, batch.signature))
+        self._events.append(BatchReceived(bodies, root, leaves, signature, copies))
 
     def _report_read(self, precise_now: float) -> None:
         if (report := self._reads.take(precise_now)) is not None:
