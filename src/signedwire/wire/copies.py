@@ -37,7 +37,7 @@ class Copies:
     count: int
     """Number of leaves of the tree."""
     places: list[tuple[int, bytes]]
-    """Of each copy: its index in the tree, and the hashes of its path, joined."""
+    """The index of each copy in the tree, and the hashes of its path, joined."""
 
     @property
     def overhead(self) -> int:

@@ -25,7 +25,7 @@ class SentBatch:
 
     @property
     def name(self) -> bytes:
-        """What tells the batch from all others in flight to the same peer: its root."""
+        """The key of the batch among all in flight to the same peer: its root."""
         return self.root
 
     @property
@@ -52,7 +52,7 @@ class SentCopies(SentBatch):
 
     @property
     def name(self) -> bytes:
-        """What tells the copies from all others in flight. No hash in a receipt equals it."""
+        """The key of the copies among all in flight. It equals no hash in a receipt."""
         return _COPIES + self.leaves[0]
 
     @property
