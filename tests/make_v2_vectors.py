@@ -25,6 +25,7 @@ from signedwire.wire.joint import receipt_hash, sign_joint
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     ACCEPTED_ENVELOPES,
+    COPIES,
     ENVELOPES,
     FIRST,
     HANDLED_ENVELOPES,
@@ -43,18 +44,22 @@ from signedwire.wire.link_frames import (
     Receipts,
 )
 from signedwire.wire.receipt_proof import encode_receipt_proof
+from signedwire.wire.sent_batch import SentBatch, SentCopies, sign_copies
 
 REFUSAL_TEXT: Final = "at most 4 bytes — höchstens".encode()
 LATER_FIELDS: Final = bytes(range(12))
 """Behind the HELLO of a later version."""
 IN_PARTS: Final = 40
 """Envelopes of the batch that has several parts."""
+IN_COPIES: Final = 17
+"""Leaves of the tree of copies."""
 PART: Final = 2050
 """Bytes of that batch in each part but the last."""
 FILE: Final = Path(__file__).resolve().parents[1] / "docs" / "vectors" / "v2.json"
 
 ALICE: Final = Identity.from_seed(bytes(range(32)))
 BOB: Final = Identity.from_seed(bytes(range(1, 33)))
+CAROL: Final = Identity.from_seed(bytes(range(2, 34)))
 TIME_US: Final = 1_700_000_000_000_000
 EPOCH: Final = 1_600_000_000_000_000
 SIZES: Final = (1, 2, 16, 17, 255, 256)
@@ -84,11 +89,11 @@ CERTIFICATE: Final = bytes.fromhex(
 )
 
 
-def body(number: int) -> bytes:
+def body(number: int, recipient: Identity = BOB) -> bytes:
     """The `number`th body of every batch."""
     timestamp_us = TIME_US + number
     return encode_v2_body(
-        bytes(ALICE.did) + bytes(BOB.did),
+        bytes(ALICE.did) + bytes(recipient.did),
         bytes((7 * number + i) % 256 for i in range(number % 40)),
         number.to_bytes(16, "little"),
         number,
@@ -358,6 +363,60 @@ def bad_joint_proofs() -> dict[str, str]:
     }
 
 
+def copies() -> tuple[list[bytes], list[SentCopies]]:
+    """Bob's two bodies of the tree of copies, and the shares of Carol and Bob."""
+    numbers = range(1, 3 * IN_COPIES + 1, 3)
+    carol = [body(number, CAROL) for number in numbers[:-2]]
+    bob = [body(number) for number in numbers[-2:]]
+    return bob, sign_copies(ALICE, [carol, bob])
+
+
+def copies_frame(signature: bytes, items: list[bytes]) -> str:
+    """The frame of these items, whole."""
+    joined = signature + b"".join(len(item).to_bytes(4, "little") + item for item in items)
+    part = Part(FIRST | LAST | COPIES, 1, joined, len(items), sum(map(len, items)))
+    return part.encode().hex()
+
+
+def copies_vector() -> dict[str, Any]:
+    """One tree for two recipients, and the frame for each."""
+    bob, (for_carol, for_bob) = copies()
+    carol = [body(number, CAROL) for number in range(1, 3 * (IN_COPIES - 2) + 1, 3)]
+    return {
+        "root": for_bob.root.hex(),
+        "signature": for_bob.signature.hex(),
+        "frames": {
+            "carol": copies_frame(for_carol.signature, for_carol.items(carol)),
+            "bob": copies_frame(for_bob.signature, for_bob.items(bob)),
+        },
+    }
+
+
+def bad_copies() -> dict[str, str]:
+    """Frames to Bob for which he closes the link."""
+    bob, (_, share) = copies()
+    first, second = share.items(bob)
+    (other,) = sign_copies(ALICE, [bob[:1]])[0].items(bob[:1])
+    every = {
+        "index_repeats": [first, first],
+        "indices_fall": [second, first],
+        "index_outside": [bytes((IN_COPIES,)) + first[1:]],
+        "other_leaves": [first, second[:1] + bytes((IN_COPIES,)) + second[2:]],
+        "two_trees_of_other_sizes": [other, second],
+        "cut": [first[: -len(bob[0])] + bob[0][:125]],
+        "changed_path": [first[:2] + bytes((first[2] ^ 1,)) + first[3:], second],
+        "two_trees": [first, _of_another_tree(bob)],
+    }
+    return {name: copies_frame(share.signature, items) for name, items in every.items()}
+
+
+def _of_another_tree(bob: list[bytes]) -> bytes:
+    """The last item of a tree of the same size, in which all bodies are Bob's."""
+    others = [body(number) for number in range(1, 3 * (IN_COPIES - 1) + 1, 3)]
+    (item,) = sign_copies(ALICE, [others, bob[1:]])[1].items(bob[1:])
+    return item
+
+
 def bad_receipts() -> dict[str, str]:
     """Frames for which a receiver closes the link; all but the last are signed."""
     _, batch = sent(2)
@@ -389,6 +448,11 @@ def vectors() -> dict[str, Any]:
         "about": "Test vectors of docs/protocol.md; section 19 says how they are made.",
         "alice": {"seed": bytes(range(32)).hex(), "did": ALICE.did.hex(), "text": str(ALICE.did)},
         "bob": {"seed": bytes(range(1, 33)).hex(), "did": BOB.did.hex(), "text": str(BOB.did)},
+        "carol": {
+            "seed": bytes(range(2, 34)).hex(),
+            "did": CAROL.did.hex(),
+            "text": str(CAROL.did),
+        },
         "did_proof": {
             "spki": SPKI.hex(),
             "expires_at_us": TIME_US,
@@ -401,6 +465,8 @@ def vectors() -> dict[str, Any]:
         "batches": [batch_vector(count) for count in SIZES],
         "frames": frame_vectors(),
         "batch_in_parts": batch_in_parts(),
+        "copies": copies_vector(),
+        "bad_copies": bad_copies(),
         "bad_receipts": bad_receipts(),
         "bad_joint": bad_joint(),
         "envelope": {

@@ -426,7 +426,7 @@ class TestIncoming:
             assert row.expires_at_us is None
             row.envelope.verify()
         assert rows[0].leaves is rows[2].leaves
-        assert rows[1].batch.root == received([row.body for row in rows[:3]], BOB).root
+        assert rows[1].seal.root == received([row.body for row in rows[:3]], BOB).root
         assert told(store.acked, [ids[1], ids[3]]) is None
         assert told(store.acked, [ids[1], 999]) is None
         assert [row.id for row in store.unacked().result(LIMIT)] == [ids[0], ids[2]]

@@ -10,6 +10,7 @@ from signedwire.transport.certificates import issue_certificate, proven_did
 from signedwire.types import Credit, Priority
 from signedwire.wire import link_frames as frames
 from signedwire.wire.clock_offset import Stamp
+from signedwire.wire.copies import verify_received
 from signedwire.wire.did_proof import (
     CLOCK_ALLOWANCE_US,
     check_did_proof,
@@ -30,8 +31,9 @@ from signedwire.wire.link_frames import (
     Receipts,
     Refusal,
 )
-from signedwire.wire.parts import IncomingBatches, encode_batch, most_joined
-from signedwire.wire.receipt_signer import Answers
+from signedwire.wire.parts import BatchWriter, IncomingBatches, encode_batch, most_joined
+from signedwire.wire.receipt_signer import Acceptance
+from signedwire.wire.sent_batch import sign_copies
 from signedwire.wire.session import (
     BatchFailed,
     BatchReceived,
@@ -144,6 +146,25 @@ _GOOD_BATCHES: Final = {
     sent.signature: bodies
     for bodies, sent in zip((*BATCHES, _LONG), (*_SENT, _LONG_SENT), strict=True)
 } | {sent.signature: bodies for (sent, _), bodies in zip(JOINT, BATCHES[:4], strict=True)}
+_SHARES: Final = [
+    [body(n, bytes(n)) for n in range(30, 34)],
+    [body(n, recipient=ALICE) for n in range(34, 52)],
+    [body(52, b"stop", priority=Priority.CRITICAL)],
+]
+"""The shares of one tree. A share may also come to another peer than its own."""
+_COPIES: Final = sign_copies(ALICE, _SHARES)
+_IN_TREE: Final = [one for share in _SHARES for one in share]
+_ITEMS: Final = [copies.items(bodies) for copies, bodies in zip(_COPIES, _SHARES, strict=True)]
+
+
+def _of_copies(items: list[bytes], stream: int = Priority.NORMAL) -> bytes:
+    writer = BatchWriter(_COPIES[0].signature, items, stream, is_copies=True)
+    pieces: list[bytes | memoryview] = []
+    while not writer.is_done:
+        pieces += writer.next_part()
+    return b"".join(pieces)
+
+
 _RECEIPTS: Final = [
     signed_receipts(kind, hashes, ALICE, BOB)
     for kind, hashes in (
@@ -178,6 +199,13 @@ _FROM_PEER: Final = (
     *(part.encode() for part in _LONG_PARTS),
     b"".join(part.encode() for part in _LONG_PARTS),
     Part(frames.ABORT, 0).encode(),
+    _of_copies(_ITEMS[0]),
+    _of_copies(_ITEMS[0][2:]),
+    _of_copies(_ITEMS[1]),
+    _of_copies(_ITEMS[2], Priority.CRITICAL),
+    _of_copies([_ITEMS[0][1], _ITEMS[0][0]]),
+    _of_copies([_ITEMS[0][0][:1] + _ITEMS[0][1][1:]]),
+    _of_copies([_ITEMS[0][0], _ITEMS[1][0][:2] + _ITEMS[1][1][2:]]),
     frames.Read(0, 0).encode(),
     frames.Read(190, 7).encode(),
     signed_receipts(1, (bytes(32),), BOB, ALICE).encode(),
@@ -195,8 +223,9 @@ _FROM_PEER: Final = (
 )
 
 
-def _sum(credit: Credit, bodies: list[bytes]) -> Credit:
-    count, size = len(bodies), sum(map(len, bodies))
+def _sum(credit: Credit, bodies: list[bytes], size: int | None = None) -> Credit:
+    count = len(bodies)
+    size = sum(map(len, bodies)) if size is None else size
     if bodies[0][104] == Priority.CRITICAL:
         return credit._replace(
             critical_messages=credit.critical_messages + count,
@@ -248,8 +277,13 @@ class _End:
                 assert not self.is_open, "a second HELLO"
                 self.is_open = True
             case BatchReceived():
-                assert _GOOD_BATCHES[event.signature] == event.bodies, "nobody signed that"
-                self.received = _sum(self.received, event.bodies)
+                if event.copies is None:
+                    assert _GOOD_BATCHES[event.signature] == event.bodies, "nobody signed that"
+                else:
+                    assert event.root == _COPIES[0].root
+                    places = [index for index, _ in event.copies.places]
+                    assert [_IN_TREE[at] for at in places] == event.bodies, "nobody signed that"
+                self.received = _sum(self.received, event.bodies, event.size)
             case BatchFailed():
                 self.received = _sum(self.received, event.bodies)
             case ReceiptsReceived():
@@ -282,7 +316,9 @@ class _End:
                         half = receipt_hash(
                             bytes(BOB.did) + bytes(ALICE.did), frame.joined.statement
                         )
-                    verify_batch(bytes(BOB.did), batch.bodies, half + batch.signature)
+                    verify_received(
+                        bytes(BOB.did), batch.bodies, half + batch.signature, batch.copies
+                    )
             elif isinstance(frame, Receipts):
                 text = bytes(BOB.did) + bytes(ALICE.did) + frame.statement
                 assert verify_labelled(bytes(BOB.did), Label.RECEIPT, text, frame.signature)
@@ -305,8 +341,19 @@ class _End:
             return None
         bodies = [message] * count
         if answers and answers <= most_joined(bodies):
-            return self.session.send_batch(bodies, Answers(1, [bytes(32)] * answers, size))
+            return self.session.send_batch(
+                bodies, Acceptance(1, [bytes(32)] * answers, size, False)
+            )
         return self.session.send_batch(bodies)
+
+    def send_copy(self, others: int, size: int) -> None:
+        """Send one copy of a tree with so many other leaves."""
+        message = [body(1, bytes(size), sender=BOB, recipient=ALICE, priority=Priority.LOW)]
+        other = [body(n, sender=BOB, recipient=BOB) for n in range(others)]
+        copies = sign_copies(BOB, [other, message])[1]
+        room = self.session.send_window()
+        if room.messages and room.bytes >= sum(map(len, copies.items(message))):
+            self.session.send_copies(copies, message)
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
@@ -340,8 +387,11 @@ def session(data: bytes) -> None:
                 end.pass_time(max(0.0, (end.session.next_timeout() or 0.0) - end.now))
                 end.call_timer()
             case 9:
-                count, size, more = choices.below(5) + 1, choices.byte(), choices.byte()
-                end.send(count, size, is_critical=more % 2 == 1, answers=more >> 1)
+                count, size, more = choices.below(7) + 1, choices.byte(), choices.byte()
+                if count > 5:
+                    end.send_copy(more, size)
+                else:
+                    end.send(count, size, is_critical=more % 2 == 1, answers=more >> 1)
             case 10:
                 hashes = [bytes((n,)) * 32 for n in range(choices.below(4))]
                 end.session.send_receipts(choices.below(3) + 1, hashes, choices.byte())
@@ -389,9 +439,11 @@ class _Side:
             if isinstance(event, BatchReceived):
                 self.taken.append(event.bodies)
                 critical = event.bodies[0][104] == Priority.CRITICAL
-                size = sum(map(len, event.bodies))
-                self.session.grant(len(event.bodies), size, is_critical=critical)
-                self.session.send_receipts(frames.ACCEPTED_BATCHES, [event.root], 1)
+                self.session.grant(len(event.bodies), event.size, is_critical=critical)
+                if event.copies is None:
+                    self.session.send_receipts(frames.ACCEPTED_BATCHES, [event.root], 1)
+                else:
+                    self.session.send_receipts(frames.ACCEPTED_ENVELOPES, event.leaves, 1)
             elif isinstance(event, Closed):
                 self.closed = event
         self.wire += self.session.data_to_send()
@@ -415,7 +467,15 @@ class _Side:
             map(len, bodies)
         ):
             return
-        answers = Answers(1, [bytes(32)] * count, 1) if choices.below(2) else None
+        if count == 2:
+            others = [body(n, sender=self.us) for n in range(20)]
+            copies = sign_copies(self.us, [bodies, others])[0]
+            size = sum(map(len, copies.items(bodies)))
+            if size <= (room.critical_bytes if critical else room.bytes):
+                self.session.send_copies(copies, bodies)
+                self.sent.append(bodies)
+            return
+        answers = Acceptance(1, [bytes(32)] * count, 1, False) if choices.below(2) else None
         sent = self.session.send_batch(bodies, answers)
         assert verify_batch(bytes(self.us.did), bodies, sent.signature) == (sent.root, sent.leaves)
         self.sent.append(bodies)

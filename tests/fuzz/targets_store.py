@@ -190,7 +190,7 @@ def _look(store: SqliteStore) -> None:
         with contextlib.suppress(SignatureError):
             incoming.envelope.verify()
             assert incoming.body in _RECEIVED, "nobody signed that"
-        assert incoming.batch.leaves
+        assert incoming.seal
     for did in store.recipients():
         for lane in Priority:
             store.load(did, lane, 0, 10).result()

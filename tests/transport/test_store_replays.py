@@ -135,7 +135,7 @@ _known: dict[bytes, tuple[bytes, int]] = {}
 
 def _look(frame: bytes) -> tuple[bytes, int]:
     if frame not in _known:
-        ((_, bodies),) = batches_of(frame)
+        ((_, bodies, _),) = batches_of(frame)
         _known[frame] = sign_batch(ALICE, bodies)[0], len(bodies)
     return _known[frame]
 
@@ -205,7 +205,7 @@ async def _replay_through_another(node: Node, old: list[bytes], count: int) -> i
     refused: Counter[Reason] = Counter()
     for turn in range(count // _BATCH + 1):
         frame = old[turn % len(old)]
-        ((_, bodies),) = batches_of(frame)
+        ((_, bodies, _),) = batches_of(frame)
         is_signed = turn % 2
         if is_signed:
             frame = encode_batch(sign_batch(CAROL, bodies)[1], bodies)

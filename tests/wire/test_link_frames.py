@@ -284,7 +284,7 @@ class TestRanges:
             f"the peer sent a batch of {count} envelopes, legal are 1 to 256"
         )
 
-    @pytest.mark.parametrize("flags", [5, 6, 7, 8, 9, 16, 255])
+    @pytest.mark.parametrize("flags", [5, 6, 7, 8, 10, 12, 13, 15, 16, 255])
     def test_flags_of_a_part(self, flags: int) -> None:
         body = bytes([flags, 0]) + le(1, 2) + le(9, 4) + bytes(4000)
         assert refusal(frames.ENVELOPES, body) == (

@@ -88,7 +88,7 @@ class TestWriter:
         bodies = [body(n, bytes(n), priority=2) for n in range(1, 257)]
         data = encode_batch(SIGNATURE, bodies)
         assert b"".join(part.data for part in parts_of(data)) == joined(bodies)
-        assert batches_of(data) == [(SIGNATURE, bodies)]
+        assert batches_of(data) == [(SIGNATURE, bodies, None)]
 
 
 def writer(size: int, stream: int) -> BatchWriter:

@@ -62,6 +62,7 @@ def test_the_file_is_what_the_script_makes() -> None:
 
 
 ALICE, BOB = SigningKey(bytes(range(32))), SigningKey(bytes(range(1, 33)))
+CAROL = SigningKey(bytes(range(2, 34)))
 ALICE_DID, BOB_DID = bytes(ALICE.verify_key), bytes(BOB.verify_key)
 TIMESTAMP, EPOCH = 1_700_000_000_000_000, 1_600_000_000_000_000
 
@@ -84,13 +85,13 @@ def hashed(*parts: bytes) -> bytes:
     return sha256(b"".join(parts)).digest()
 
 
-def plain_body(n: int) -> bytes:
+def plain_body(n: int, recipient: bytes = BOB_DID) -> bytes:
     """Sections 7 and 19."""
     timestamp = TIMESTAMP + n
     body = b"\x49\x4e\x4d\x4f" + le(9, 4)
     body += le(n, 16)
     body += le(n, 8)
-    body += ALICE_DID + BOB_DID
+    body += ALICE_DID + recipient
     body += le(timestamp, 8)
     body += le(n % 3, 1) + le(n % 5, 1)
     body += le(EPOCH, 8)
@@ -230,6 +231,27 @@ def plain_joint() -> bytes:
     return start + le(len(plain_word()), 2) + plain_word() + signature + batch[64:]
 
 
+class PlainCopies:
+    """Sections 8.3 and 19."""
+
+    def __init__(self) -> None:
+        recipients = [bytes(CAROL.verify_key)] * 15 + [BOB_DID] * 2
+        self.bodies = [plain_body(1 + 3 * at, to) for at, to in enumerate(recipients)]
+        self.leaves = [hashed(body) for body in self.bodies]
+        self.root = plain_root(ALICE_DID, 17, plain_groups(self.leaves))
+        self.signature = signed(ALICE, b"signedwire/batch/1\0", self.root)
+
+    def item(self, index: int, *, leaves: list[bytes] | None = None) -> bytes:
+        leaves = self.leaves if leaves is None else leaves
+        place = le(index, 1) + le(len(leaves) - 1, 1)
+        return place + plain_path(leaves, index) + self.bodies[index]
+
+    def frame(self, *items: bytes) -> str:
+        start = b"\x0b\1" + le(len(items), 2) + le(sum(map(len, items)), 4)
+        sized = b"".join(le(len(item), 4) + item for item in items)
+        return plain_frame(0x02, start + self.signature + sized)
+
+
 def plain_frames() -> dict[str, str]:
     """Section 5."""
     two = PlainBatch(2)
@@ -348,7 +370,7 @@ def plain_check_receipt_proof(data: bytes) -> int:
 # -- the file against it, and the code against the file -------------------------------------
 
 
-@pytest.mark.parametrize(("name", "key"), [("alice", ALICE), ("bob", BOB)])
+@pytest.mark.parametrize(("name", "key"), [("alice", ALICE), ("bob", BOB), ("carol", CAROL)])
 def test_keys(name: str, key: SigningKey) -> None:
     vector = VECTORS[name]
     assert vector["seed"] == bytes(key).hex()
@@ -478,6 +500,61 @@ def test_a_batch_in_parts() -> None:
     *_, received = iter(session.next_event, None)
     assert isinstance(received, BatchReceived)
     assert received.bodies == bodies
+
+
+def test_copies() -> None:
+    vector, plain = VECTORS["copies"], PlainCopies()
+    assert vector["root"] == plain.root.hex()
+    assert vector["signature"] == plain.signature.hex()
+    items = [plain.item(index) for index in range(17)]
+    assert vector["frames"] == {
+        "carol": plain.frame(*items[:15]),
+        "bob": plain.frame(*items[15:]),
+    }
+    for index, body in enumerate(plain.bodies):
+        alone = body + items[index][2 : -len(body)] + le(index, 2) + le(17, 2) + plain.signature
+        assert plain_check_alone(alone) == (body, plain.leaves[index], plain.root)
+
+
+@pytest.mark.parametrize(("name", "key", "bodies"), [("carol", CAROL, 15), ("bob", BOB, 2)])
+def test_copies_are_read(name: str, key: SigningKey, bodies: int) -> None:
+    received = after(key, VECTORS["copies"]["frames"][name])
+    assert isinstance(received, BatchReceived)
+    assert received.root.hex() == VECTORS["copies"]["root"]
+    plain = PlainCopies().bodies
+    assert received.bodies == (plain[:15] if name == "carol" else plain[15:])
+    assert len(received.bodies) == bodies
+
+
+@pytest.mark.parametrize("name", VECTORS["bad_copies"])
+def test_bad_copies(name: str) -> None:
+    event = after(BOB, VECTORS["bad_copies"][name])
+    if name in ("changed_path", "two_trees"):
+        assert isinstance(event, BatchFailed)  # the node then closes with code 7
+    else:
+        assert isinstance(event, Closed)
+        assert event.code == 1
+
+
+def test_how_the_copies_are_bad() -> None:
+    plain, bad = PlainCopies(), VECTORS["bad_copies"]
+    first, second = plain.item(15), plain.item(16)
+    assert bad["index_repeats"] == plain.frame(first, first)
+    assert bad["indices_fall"] == plain.frame(second, first)
+    assert bad["index_outside"] == plain.frame(b"\x11" + first[1:])
+    assert bad["changed_path"] == plain.frame(first[:2] + le(first[2] ^ 1, 1) + first[3:], second)
+
+
+def after(key: SigningKey, frame: str) -> Any:
+    """The last event at the owner of `key` when it has got Alice's HELLO and this frame."""
+    hello = bytes.fromhex(VECTORS["frames"]["hello"])
+    alice, us = Identity.from_seed(bytes(ALICE)), Identity.from_seed(bytes(key))
+    ours = frames.decode(frames.HELLO, hello[5:])
+    assert isinstance(ours, frames.Hello)
+    session = Session(us, alice.did, ours, SessionLimits(), 0.0, lambda: (0, 0))
+    session.receive_data(hello + bytes.fromhex(frame), 0.0)
+    *_, last = iter(session.next_event, None)
+    return last
 
 
 def test_bad_receipts() -> None:

@@ -88,14 +88,14 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     )
 
     _body: bytes
-    _signature: bytes | SentBatch | BatchReceived
-    # A v1 signature, or the batch of the message. The envelope is made from it on
-    # access, because few applications need it for every message.
+    _signature: bytes | MerklePath | SentBatch | BatchReceived
+    # A v1 signature, the path of a copy, or the batch of the message. The envelope is made from
+    # it on access, because few applications need it for every message.
     _index: int
     _is_proven: bool
 
     size: int
-    """Size of header and payload in bytes, as credit counts them."""
+    """Size of header and payload in bytes, as credit counts them; of a copy, with its path."""
     expires_at_us: int | None
     """The deadline: Unix time, microseconds; `None`: the message has none."""
     redelivered: bool
@@ -229,7 +229,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     def envelope(self) -> SignedEnvelope:
         """The envelope as it arrived. Anybody who has it can verify it again."""
         signature = self._signature
-        if isinstance(signature, bytes):
+        if isinstance(signature, (bytes, MerklePath)):
             return SignedEnvelope(self._body, signature)
         leaves = signature.leaves
         return SignedEnvelope(
@@ -252,7 +252,7 @@ class IncomingMessage(Message):
     def __init__(
         self,
         body: bytes,
-        signature: bytes | SentBatch | BatchReceived,
+        signature: bytes | MerklePath | SentBatch | BatchReceived,
         index: int = 0,
         expires_at_us: int | None = None,
         origin: AckSink | None = None,
@@ -288,6 +288,14 @@ class IncomingMessage(Message):
             self._is_answered = False
             raise
 
+    def keep_path(self, path: MerklePath, overhead: int) -> None:
+        """Note that the message is a copy, with this path in place of the leaves of a batch.
+
+        `overhead` is the number of bytes that credit counts beyond header and payload.
+        """
+        self._signature = path
+        self.size += overhead
+
     def is_denied_by(self, is_key_denied: Callable[[bytes], bool]) -> bool:
         """Whether the DID that the message names as its sender is denied, proven or not.
 
@@ -312,7 +320,7 @@ class IncomingMessage(Message):
         """The Merkle leaf, by which receipts name the message."""
         return (
             self.envelope.digest
-            if isinstance(self._signature, bytes)
+            if isinstance(self._signature, (bytes, MerklePath))
             else self._signature.leaves[self._index]
         )
 

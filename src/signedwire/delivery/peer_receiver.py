@@ -325,7 +325,7 @@ class PeerReceiver:
 
     def restore(self, row: IncomingRow) -> None:
         """Deliver a message that an earlier process accepted but did not acknowledge."""
-        message = IncomingMessage(row.body, row.batch, row.place, expiry_of(row.body), self)
+        message = IncomingMessage(row.body, row.seal, row.place, expiry_of(row.body), self)
         message.redelivered = True
         message.row = row.id
         self._window.add_to_inbox(message.stream, [message])
@@ -376,4 +376,4 @@ class PeerReceiver:
 
 def _measure(batch: BatchReceived) -> tuple[int, int, int]:
     """Return the stream of a batch, and the numbers of its messages and bytes."""
-    return stream_of(batch.bodies[0]), len(batch.bodies), sum(map(len, batch.bodies))
+    return stream_of(batch.bodies[0]), len(batch.bodies), batch.size

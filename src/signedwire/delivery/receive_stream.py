@@ -199,11 +199,11 @@ class ReceiveStream:
             refused.append(index)
         for lane_leaves in accepted:
             lane_leaves.trim()
-        if not refused:
-            return Arrivals(new, None, duplicates, refusals, [], [])
-        out = set(refused)
-        receipted = [leaf for index, leaf in enumerate(leaves) if index not in out]
-        return Arrivals(new, receipted, duplicates, refusals, late, sorted(out.difference(late)))
+        receipted = _keep_paths(batch, new)
+        if refused:
+            out = set(refused)
+            receipted = [leaf for index, leaf in enumerate(leaves) if index not in out]
+        return Arrivals(new, receipted, duplicates, refusals, late, sorted({*refused} - {*late}))
 
     def _reason(self, leaf: bytes) -> Reason:
         """Return the reason to refuse a valid message that was not accepted before."""
@@ -221,6 +221,21 @@ class ReceiveStream:
     def failed(self, batch: BatchFailed) -> list[Refusal]:
         """Make a refusal for every envelope of a batch whose signature does not fit."""
         return [Refusal(leaf_of(body), Reason.BAD_SIGNATURE) for body in batch.bodies]
+
+
+def _keep_paths(batch: BatchReceived, new: list[IncomingMessage]) -> list[bytes] | None:
+    """Give new copies their paths. Return the leaves to receipt if all envelopes are accepted.
+
+    `None`: the whole batch, by its root. The root of copies belongs to all recipients, so they
+    are answered by leaf.
+    """
+    copies = batch.copies
+    if copies is None:
+        return None
+    for message in new:
+        at = message.index
+        message.keep_path(copies.path(at, batch.signature), copies.overhead_at(at))
+    return batch.leaves
 
 
 def _limit_of(body: bytes, largest: int) -> int:

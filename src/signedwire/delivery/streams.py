@@ -61,7 +61,7 @@ class InFlightBatch:
     @property
     def weight(self) -> int:
         """Approximate memory of the batch without its messages, in bytes."""
-        return _PLACE_WEIGHT * len(self.messages)
+        return _PLACE_WEIGHT * len(self.messages) + self.batch.shared_size
 
     def all(self) -> list[OutgoingMessage]:
         """Return the messages that have no answer yet."""
@@ -143,7 +143,7 @@ class SendStream:
         self._parties = sender + recipient  # as a header has them
         self._next = [1] * len(Priority)
         self._has_sent = False
-        self._in_flight: dict[bytes, InFlightBatch] = {}  # by root, in the order of sending
+        self._in_flight: dict[bytes, InFlightBatch] = {}  # by name, in the order of sending
         # Messages without an answer, by leaf, for receipts of single envelopes. `None` until one
         # comes: they are rare, and 256 entries for each batch cost as much as its encryption.
         # Without an index, a peer could make each lookup walk over all messages in flight.
@@ -166,9 +166,9 @@ class SendStream:
         """Whether no message was ever sent."""
         return not self._has_sent
 
-    def is_in_flight(self, root: bytes) -> bool:
-        """Whether the batch with this root has messages without an answer."""
-        return root in self._in_flight
+    def is_in_flight(self, name: bytes) -> bool:
+        """Whether the batch with this `SentBatch.name` has messages without an answer."""
+        return name in self._in_flight
 
     @property
     def is_forgettable(self) -> bool:
@@ -237,7 +237,7 @@ class SendStream:
     def sent(self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]) -> None:
         """Note that a link has taken a batch of these messages."""
         self._has_sent = True
-        flight = self._in_flight[batch.root] = InFlightBatch(batch, messages, bodies)
+        flight = self._in_flight[batch.name] = InFlightBatch(batch, messages, bodies)
         self.in_flight += flight.unsettled
         self.in_flight_bytes += flight.unsettled_bytes + flight.weight
         if self._by_leaf is not None:
@@ -266,7 +266,7 @@ class SendStream:
             for index in indices:
                 del self._by_leaf[flight.batch.leaves[index]]
         if not flight.unsettled:
-            del self._in_flight[flight.batch.root]
+            del self._in_flight[flight.batch.name]
             self.in_flight_bytes -= flight.weight
             if not self._in_flight:
                 self._by_leaf = None
@@ -412,7 +412,7 @@ class SendStream:
                 if receipted is None or message is None:
                     continue
                 batch = receipted.batch
-            message.proof_source = proofs.setdefault(batch.root, _Signed(batch, raw))
+            message.proof_source = proofs.setdefault(batch.name, _Signed(batch, raw))
             found.append(Refused(message, was_accepted=place is None))
         return found
 

@@ -18,7 +18,7 @@
   session reports, and delays the end until received messages are stored. `link_end` ends the
   link and tells who needs to know. `answer_watch` and `session_timer` are its timers. `lingering`:
   links that were hung up. `link_ports`: the interfaces between the parts of a link and its owners.
-  `link_errors`, `os_errors`: texts and kinds of failures.
+  `link_errors`, `os_errors`: texts and kinds of failures. `copies` signs for several links at once.
 - `tls` makes the contexts, `certificates` makes and checks what proves a DID in them,
   `tls_channel` encrypts and decrypts.
 - `probing`: probes of peers. `probe_connection`: one connection of a probe; `link_probe`: one that

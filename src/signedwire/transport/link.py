@@ -197,6 +197,11 @@ class Link:
 
     # -- output: see `LinkPort` -------------------------------------------------------------
 
+    @property
+    def output(self) -> LinkOutput:
+        """The sending side, to send copies with it."""
+        return self._output
+
     def pump(self) -> None:
         """Write parts of what waits for the peer, and come again for the next ones."""
         self._output.pump()

@@ -25,6 +25,7 @@ from signedwire.wire import link_frames as frames
 from signedwire.wire.header import VOLATILE
 from signedwire.wire.link_frames import Close
 from signedwire.wire.parts import most_joined
+from signedwire.wire.sent_batch import SentBatch, SentCopies
 from signedwire.wire.session import Session
 
 __all__ = ["LinkOutput"]
@@ -73,9 +74,9 @@ class LinkOutput:
         self._loop = loop
         self._pump_handle: asyncio.Handle | None = None
         self._under_way: dict[int, tuple[bytes, list[OutgoingMessage]]] = {}
-        """By stream: root and messages of the batch whose parts are not all written."""
+        """By stream: name and messages of the batch whose parts are not all written."""
         self._ends: dict[bytes, int] = {}
-        """By root: the bytes of batches that were written with the last part of the batch."""
+        """By name: the bytes of batches that were written with the last part of the batch."""
         self.receipts = ReceiptQueue(loop)
         """Batches and envelopes that are to be receipted with the next write."""
         self.is_held = False
@@ -111,8 +112,8 @@ class LinkOutput:
             return
         for stream in tuple(self._under_way):
             if not session.is_sending(stream):
-                root, messages = self._under_way.pop(stream)
-                self._ends[root] = session.bytes_out
+                name, messages = self._under_way.pop(stream)
+                self._ends[name] = session.bytes_out
                 self._socket.expect_written(messages)
         self._answers.look(self._awaited(session, sender))
         self._channel.send(data)
@@ -148,28 +149,52 @@ class LinkOutput:
         assert hello is not None
         credit = session.send_window(stream)
         messages = sender.next_batch(stream, credit, hello.max_payload_size, hello.max_batch_bytes)
-        if not messages:
-            return
+        if messages:
+            self.send(stream, messages)
+
+    @property
+    def writable_bytes(self) -> int:
+        """Bytes that the socket takes now."""
+        return self._socket.writable_bytes()
+
+    def send(
+        self, stream: int, messages: list[OutgoingMessage], copies: SentCopies | None = None
+    ) -> None:
+        """Give the session messages that were taken from the queue. `pump()` writes them.
+
+        Args:
+            stream: Their stream.
+            messages: The messages.
+            copies: Their places in a signed tree; `None`: they are signed now, alone.
+        """
+        session, peer_session = self._state.session, self._state.peer_session
+        assert session is not None
+        assert peer_session is not None
         if self._on_batch is not None:
             self._on_batch()
         bodies = [message.body for message in messages]
-        joined = None
-        if self.receipts and session.top_priority < stream % VOLATILE:
-            # The batch is above all that are under way, so it is written in this turn.
-            joined = self.receipts.take(most_joined(bodies))
-        batch = session.send_batch(bodies, joined)
-        sender.sent(batch, messages, bodies)
-        self._under_way[stream] = batch.root, messages
+        batch: SentBatch
+        if copies is not None:
+            session.send_copies(copies, bodies)
+            batch = copies
+        else:
+            joined = None
+            if self.receipts and session.top_priority < stream % VOLATILE:
+                # The batch is above all that are under way, so it is written in this turn.
+                joined = self.receipts.take(most_joined(bodies))
+            batch = session.send_batch(bodies, joined)
+        peer_session.sender.sent(batch, messages, bodies)
+        self._under_way[stream] = batch.name, messages
 
     def _abort_dead(self, session: Session, sender: PeerSender) -> None:
         """Abort the batches under way of which every message has ended or has expired.
 
         If one is alive, the batch is finished, and the peer looks at each deadline.
         """
-        for stream, (root, messages) in tuple(self._under_way.items()):
+        for stream, (name, messages) in tuple(self._under_way.items()):
             if all(map(sender.is_dead, messages)) and session.abort_batch(stream):
                 del self._under_way[stream]
-                sender.aborted(root)
+                sender.aborted(name)
                 self.flush()
 
     def pump_soon(self) -> None:
@@ -191,12 +216,12 @@ class LinkOutput:
     def _awaited(self, session: Session, sender: PeerSender) -> tuple[bytes | None, int] | None:
         """Return what is awaited next: an answer, or a READ; `None`: nothing is.
 
-        A batch that was read is awaited by its root. Until then, READ is awaited: the number that
+        A batch that was read is awaited by its name. Until then, READ is awaited: the number that
         the last one gave stands for that.
         """
         ends, read = self._ends, session.read_by_peer
-        while ends and not sender.streams.is_in_flight(root := next(iter(ends))):
-            del ends[root]
+        while ends and not sender.streams.is_in_flight(name := next(iter(ends))):
+            del ends[name]
         oldest = next(iter(ends), None)
         if oldest is not None and ends[oldest] <= read:
             return oldest, -1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from signedwire.identity import Identity
 from signedwire.wire.batch import batch_root, leaves_of
@@ -10,18 +10,9 @@ from signedwire.wire.envelope import sign_batch
 from signedwire.wire.joint import sign_joint
 from signedwire.wire.link_frames import Receipts
 from signedwire.wire.receipt_signer import Acceptance, ReceiptSigner
+from signedwire.wire.sent_batch import SentBatch
 
-__all__ = ["BatchSigner", "SentBatch"]
-
-
-@dataclass(frozen=True, slots=True)
-class SentBatch:
-    """The hashes and the signature of a sent batch. Receipts name its root or its leaves."""
-
-    root: bytes
-    leaves: list[bytes]
-    signature: bytes
-    """64 bytes; if it is joint, 96 with the receipt hash before it (`wire.joint`)."""
+__all__ = ["BatchSigner"]
 
 
 class BatchSigner:

@@ -1,12 +1,17 @@
-"""The credit that one end of a link has granted to the other, and when it is told."""
+"""The credit of a link by stream: what this end has granted, and what it was granted."""
 
 from __future__ import annotations
 
-from signedwire.types import Credit
-from signedwire.wire.header import MAX_V2_HEADER_SIZE
+from typing import Final
+
+from signedwire.errors import RemoteProtocolError
+from signedwire.types import Credit, Reason
+from signedwire.wire.header import MAX_V2_HEADER_SIZE, STREAMS
 from signedwire.wire.link_frames import CreditFrame
 
-__all__ = ["GrantedCredit"]
+__all__ = ["AllowedCredit", "GrantedCredit"]
+
+_NOTHING: Final = Credit(0, 0)
 
 
 class GrantedCredit:
@@ -26,7 +31,7 @@ class GrantedCredit:
         """By stream, all that the peer may send."""
         self.told = first
         """By stream, the part of it that the peer has been told."""
-        self.received = [Credit(0, 0) for _ in first]
+        self.received = [_NOTHING] * STREAMS
         """By stream, all that the peer has begun to send."""
 
     def charge(self, stream: int, messages: int, size: int) -> bool:
@@ -58,3 +63,33 @@ class GrantedCredit:
         """Return the frame that tells the peer all that it may send."""
         self.told = tuple(self.granted)
         return CreditFrame(self.told)
+
+
+class AllowedCredit:
+    """The totals that the peer has allowed, and that this end has sent."""
+
+    __slots__ = ("_allowed", "_sent")
+
+    def __init__(self) -> None:
+        self._allowed: tuple[Credit, ...] = (_NOTHING,) * STREAMS
+        self._sent = [_NOTHING] * STREAMS
+
+    def left(self, stream: int) -> Credit:
+        """Return what may still be sent in a stream."""
+        return self._allowed[stream].minus(self._sent[stream])
+
+    def use(self, stream: int, messages: int, size: int) -> None:
+        """Count a batch that is sent. The caller has checked that `left()` covers it."""
+        self._sent[stream] = sent = self._sent[stream].plus(messages, size)
+        assert not sent.exceeds(self._allowed[stream])
+
+    def allow(self, credit: tuple[Credit, ...]) -> bool:
+        """Take the peer's new totals; return whether they are greater than before.
+
+        Raises:
+            RemoteProtocolError: one of them is less.
+        """
+        before, self._allowed = self._allowed, credit
+        if any(map(Credit.exceeds, before, credit)):
+            raise RemoteProtocolError(Reason.PROTOCOL_ERROR, "the peer reduced its credit")
+        return credit != before

@@ -42,6 +42,8 @@ from signedwire.errors import EnvelopeError
 from signedwire.types import Kind, PayloadType, Priority, is_subject_text
 
 __all__ = [
+    "DURABLE",
+    "FLAGS",
     "KIND",
     "MAGIC",
     "MAX_KIND_OF_MESSAGE",
@@ -115,10 +117,10 @@ _TIMESTAMP: Final = 96
 _EPOCH: Final = 106
 _EXPIRY: Final = 114
 _CONTROL_TYPE: Final = 123
-_FLAGS: Final = 124
+FLAGS: Final = 124
 _SUBJECT_SIZE: Final = 125
 
-_DURABLE: Final = 1
+DURABLE: Final = 1
 VOLATILE: Final = 4
 """The first stream of volatile messages."""
 STREAMS: Final = 8
@@ -197,12 +199,12 @@ def kind_of(body: bytes) -> Kind:
 
 def is_durable(body: bytes) -> bool:
     """Whether a v2 body is of a durable message, which stores keep."""
-    return bool(body[_FLAGS] & _DURABLE)
+    return bool(body[FLAGS] & DURABLE)
 
 
 def stream_of(body: bytes) -> int:
     """Return the stream of a v2 body."""
-    return body[PRIORITY] if body[_FLAGS] & _DURABLE else body[PRIORITY] + VOLATILE
+    return body[PRIORITY] if body[FLAGS] & DURABLE else body[PRIORITY] + VOLATILE
 
 
 def subject_of(body: bytes) -> str:
@@ -355,7 +357,7 @@ def encode_v2_common(
         expires_at_us,
         kind,
         0,
-        _DURABLE if is_durable else 0,
+        DURABLE if is_durable else 0,
         len(subject),
     )
     return fixed + subject + reply_to

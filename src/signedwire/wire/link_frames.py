@@ -129,6 +129,8 @@ class Hello:
 FIRST: Final = 1
 LAST: Final = 2
 ABORT: Final = 4
+COPIES: Final = 8
+"""The envelopes are of a tree that was signed for several recipients. Only with `FIRST`."""
 JOINT: Final = 16
 """A receipt goes along with the batch, under the same signature. Only with `FIRST` and `LAST`."""
 PART_HEADER: Final = _PART.size
@@ -136,7 +138,12 @@ FIRST_PART_HEADER: Final = _FIRST_PART.size
 JOINED_HEADER: Final = _U16.size + _RECEIPT.size + _U16.size
 """Bytes that a receipt of kind 1 or 2 adds to the frame of a batch, without its hashes."""
 _LEAST_PART: Final = 2048
-_LEGAL_FLAGS: Final = frozenset({0, FIRST, LAST, FIRST | LAST, ABORT, FIRST | LAST | JOINT})
+_LEGAL_FLAGS: Final = frozenset(
+    {
+        *(0, FIRST, LAST, FIRST | LAST, ABORT),
+        *(FIRST | COPIES, FIRST | LAST | COPIES, FIRST | LAST | JOINT),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +151,8 @@ class Part:
     """A part of a signed batch, in an ENVELOPES frame; see `wire.parts`."""
 
     flags: int
-    """`FIRST` and `LAST` in any combination, or both and `JOINT`, or `ABORT` alone."""
+    """`FIRST` and `LAST` in any combination, or both and `JOINT`, or `ABORT` alone; `COPIES` only
+    with `FIRST`."""
     stream: int
     """The stream of the batch; see `streams` in `wire.header`."""
     data: bytes | memoryview = b""
@@ -152,7 +160,7 @@ class Part:
     count: int = 0
     """First part: number of envelopes in the batch, 1 to 256."""
     total: int = 0
-    """First part: sum of the sizes of their bodies."""
+    """First part: sum of the sizes of their bodies; of copies, of their items."""
     joined: Receipts | None = None
     """`JOINT`: the receipt under the same signature, which is in `data`."""
 

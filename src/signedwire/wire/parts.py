@@ -2,6 +2,9 @@
 
     batch = 64 bytes signature ‖ count × (u32 size ‖ body)
 
+A batch of copies has an item in place of each body (`wire.copies`), and the flag for it in its
+first part.
+
 Every part has at most `MAX_FRAME_SIZE` bytes as a frame. All envelopes of a batch are of one
 stream, and parts of several streams may come in any order. So an urgent batch goes between two
 parts of a large one.
@@ -16,10 +19,19 @@ from typing import Final, NamedTuple, TypeAlias
 from signedwire.errors import RemoteProtocolError
 from signedwire.types import Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.batch import HASH_SIZE
-from signedwire.wire.header import MIN_V2_HEADER_SIZE, VOLATILE, stream_of
+from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
+from signedwire.wire.copies import Copies, largest_overhead, split_items
+from signedwire.wire.header import (
+    DURABLE,
+    FLAGS,
+    MIN_V2_HEADER_SIZE,
+    PRIORITY,
+    VOLATILE,
+    stream_of,
+)
 from signedwire.wire.link_frames import (
     ABORT,
+    COPIES,
     FIRST,
     JOINT,
     LAST,
@@ -48,6 +60,8 @@ _PACE: Final = 8 * 1024
 """Bytes a second at which a stranger must send a batch, at least."""
 _LARGEST_HEADER: Final = 512
 """Bytes that a body may have beyond the largest payload."""
+_LARGEST_OVERHEAD: Final = largest_overhead(MAX_BATCH)
+"""Bytes that an item of copies may have beyond its body."""
 
 
 class BatchWriter:
@@ -55,34 +69,47 @@ class BatchWriter:
 
     Args:
         signature: The signature of the batch; if it is joint, with the receipt hash before it.
-        bodies: 1 to 256 bodies of one stream.
+        bodies: 1 to 256 bodies of one stream; of copies, their items.
         stream: That stream.
         joined: A receipt that the signature also covers. The batch then fits one part.
+        is_copies: Whether it is a batch of copies.
     """
 
     __slots__ = (
         "_bodies",
+        "_form",
         "_joined",
         "_position",
         "_signature",
-        "_total",
         "_view",
+        "count",
         "size",
         "stream",
+        "total",
     )
 
     def __init__(
-        self, signature: bytes, bodies: list[bytes], stream: int, joined: Receipts | None = None
+        self,
+        signature: bytes,
+        bodies: list[bytes],
+        stream: int,
+        joined: Receipts | None = None,
+        *,
+        is_copies: bool = False,
     ) -> None:
         self._joined = b"" if joined is None else joined_statement(joined)
         self._signature = signature[-_SIGNATURE_SIZE:]
         self._bodies = bodies
-        self._total = sum(map(len, bodies))
+        self._form = COPIES if is_copies else 0
+        self.count = len(bodies)
+        """Number of envelopes."""
+        self.total = sum(map(len, bodies))
+        """Sum of the sizes of the bodies, as credit counts them."""
         self._position = 0
         self._view = memoryview(b"")
         """The joined batch, if it has several parts, from the first part on."""
         self.stream = stream
-        self.size = _SIGNATURE_SIZE + _SIZE.size * len(bodies) + self._total
+        self.size = _SIGNATURE_SIZE + _SIZE.size * self.count + self.total
         """Size of the batch in bytes, with its signature and the sizes of its bodies."""
 
     @property
@@ -106,9 +133,9 @@ class BatchWriter:
         self._position = stop = start + size
         if self._joined:
             return self._joint_part()
-        flags = (0 if start else FIRST) | (LAST if stop == self.size else 0)
-        header = part_header(flags, self.stream, size, len(self._bodies), self._total)
-        if flags == FIRST | LAST:
+        flags = (0 if start else FIRST | self._form) | (LAST if stop == self.size else 0)
+        header = part_header(flags, self.stream, size, self.count, self.total)
+        if not start and stop == self.size:
             return [header, *self._pieces()]
         if not start:
             self._view = memoryview(b"".join(self._pieces()))
@@ -118,7 +145,7 @@ class BatchWriter:
         size = len(self._joined) + self.size
         assert size <= _FIRST_ROOM
         flags = FIRST | LAST | JOINT
-        header = part_header(flags, self.stream, size, len(self._bodies), self._total)
+        header = part_header(flags, self.stream, size, len(self._bodies), self.total)
         return [header, self._joined, *self._pieces()]
 
     def _pieces(self) -> list[bytes]:
@@ -259,6 +286,8 @@ class Batch(NamedTuple):
 
     signature: bytes
     bodies: list[bytes]
+    copies: Copies | None = None
+    """Places of the bodies in the signed tree; `None`: they are the whole tree."""
 
 
 class BatchReader:
@@ -269,14 +298,15 @@ class BatchReader:
         now: The present instant in seconds.
     """
 
-    __slots__ = ("_data", "_left", "began_at", "count", "part_at", "stream", "total")
+    __slots__ = ("_data", "_is_copies", "_left", "began_at", "count", "part_at", "stream", "total")
 
     def __init__(self, first: Part, now: float) -> None:
         self.stream = first.stream
         self.count = first.count
         """Number of bodies of the batch."""
         self.total = first.total
-        """Sum of the sizes of the bodies."""
+        """Sum of the sizes of the bodies; of copies, of their items."""
+        self._is_copies = bool(first.flags & COPIES)
         self.began_at = self.part_at = now
         """When the first and the latest part came."""
         self._data: list[Bytes] = []
@@ -287,7 +317,8 @@ class BatchReader:
 
         Raises:
             RemoteProtocolError: The batch is longer or shorter than its first part says, or one
-                of its bodies is too short, or has a priority of another stream.
+                of its bodies is too short, or has a priority of another stream. Or it is a batch
+                of copies, and its items are not those of one tree.
         """
         self.part_at = now
         self._left -= len(part.data)
@@ -301,7 +332,7 @@ class BatchReader:
     def _split(self) -> Batch:
         data = b"".join(self._data)
         bodies: list[bytes] = []
-        position, end, stream = _SIGNATURE_SIZE, len(data), self.stream
+        position, end = _SIGNATURE_SIZE, len(data)
         unpack = _SIZE.unpack_from
         for _ in range(self.count):
             if position + _SIZE.size > end:
@@ -313,14 +344,18 @@ class BatchReader:
                 raise _error("a batch that is shorter than its envelopes")
             if size < MIN_V2_HEADER_SIZE:
                 raise _error(f"an envelope of {size} bytes")
-            body = data[position:stop]
-            if stream_of(body) != stream:
-                raise _error(f"an envelope of stream {stream_of(body)} in stream {stream}")
-            bodies.append(body)
+            bodies.append(data[position:stop])
             position = stop
         if position != end:
             raise _error("a batch that is longer than its envelopes")
-        return Batch(data[:_SIGNATURE_SIZE], bodies)
+        copies = None
+        if self._is_copies:
+            bodies, copies = split_items(bodies)
+        priority, durable = self.stream % VOLATILE, DURABLE if self.stream < VOLATILE else 0
+        for body in bodies:  # not by `stream_of()`: that took longer for each message
+            if body[PRIORITY] != priority or body[FLAGS] & DURABLE != durable:
+                raise _error(f"an envelope of stream {stream_of(body)} in stream {self.stream}")
+        return Batch(data[:_SIGNATURE_SIZE], bodies, copies)
 
 
 class IncomingBatches:
@@ -395,7 +430,7 @@ class IncomingBatches:
         if part.flags & FIRST:
             if stream in self._readers:
                 raise _error("a second batch of a stream before the end of the first")
-            if part.total > (self._largest if part.count == 1 else self._max_batch_bytes):
+            if part.total > self._limit_of(part):
                 raise _error(f"a batch of {part.total} bytes, which is too large")
             reader = self._readers[stream] = BatchReader(part, now)
         elif (found := self._readers.get(stream)) is None:
@@ -406,6 +441,12 @@ class IncomingBatches:
         if (batch := reader.add(part, now)) is not None:
             del self._readers[stream]
         return batch
+
+    def _limit_of(self, first: Part) -> int:
+        """Return the largest total of the batch that begins with this part."""
+        if first.count > 1:
+            return self._max_batch_bytes
+        return self._largest + (_LARGEST_OVERHEAD if first.flags & COPIES else 0)
 
     def abort(self, part: Part) -> BatchReader:
         """Forget the unfinished batch that its sender has aborted, and return it.

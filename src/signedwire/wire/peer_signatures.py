@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from signedwire.errors import SignatureError
 from signedwire.types import Did
-from signedwire.wire.envelope import verify_batch
+from signedwire.wire.copies import verify_received
 from signedwire.wire.joint import is_statement_signed, receipt_hash
 from signedwire.wire.link_frames import Receipts
 from signedwire.wire.parts import Batch
@@ -42,12 +42,12 @@ class PeerSignatures:
         if joined is not None:
             signature = receipt_hash(self._parties, joined.statement) + signature
         try:
-            root, leaves = verify_batch(self._peer, batch.bodies, signature)
+            root, leaves = verify_received(self._peer, batch.bodies, signature, batch.copies)
         except SignatureError:
             return BatchFailed(batch.bodies), None
         if joined is not None:
             joined = replace(joined, signature=batch.signature, root=root)
-        return BatchReceived(batch.bodies, root, leaves, signature), joined
+        return BatchReceived(batch.bodies, root, leaves, signature, batch.copies), joined
 
     def fits(self, receipts: Receipts) -> bool:
         """Whether the peer has signed a receipt that came in a frame of its own."""

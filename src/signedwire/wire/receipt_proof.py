@@ -16,8 +16,7 @@ from typing import Final
 
 from signedwire.errors import EnvelopeError, RemoteProtocolError, SignatureError
 from signedwire.types import Reason, did_text
-from signedwire.wire.batch_signer import SentBatch
-from signedwire.wire.envelope import MerklePath, SignedEnvelope
+from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.header import RECIPIENT, SENDER
 from signedwire.wire.joint import decode_form, is_statement_signed
 from signedwire.wire.link_frames import (
@@ -28,6 +27,7 @@ from signedwire.wire.link_frames import (
     Receipts,
     decode,
 )
+from signedwire.wire.sent_batch import SentBatch
 
 __all__ = [
     "ProvenDelivery",
@@ -47,8 +47,7 @@ def encode_receipt_proof(body: bytes, batch: SentBatch, index: int, receipt: byt
 
     `receipt` is `Receipts.proof`: what the recipient signed about it.
     """
-    path = MerklePath(index, len(batch.leaves), batch.signature, leaves=batch.leaves)
-    envelope = SignedEnvelope(body, path).encode()
+    envelope = SignedEnvelope(body, batch.path(index)).encode()
     return MAGIC + _SIZE.pack(len(envelope)) + envelope + receipt
 
 

@@ -37,9 +37,9 @@ from signedwire.errors import RemoteProtocolError
 from signedwire.identity import Identity
 from signedwire.types import Credit, Did, Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.batch_signer import BatchSigner, SentBatch
-from signedwire.wire.granted_credit import GrantedCredit
-from signedwire.wire.header import STREAMS, stream_of
+from signedwire.wire.batch_signer import BatchSigner
+from signedwire.wire.granted_credit import AllowedCredit, GrantedCredit
+from signedwire.wire.header import stream_of
 from signedwire.wire.idle import IdleMeter
 from signedwire.wire.link_frames import (
     Close,
@@ -58,6 +58,7 @@ from signedwire.wire.peer_signatures import PeerSignatures
 from signedwire.wire.pings import Pings
 from signedwire.wire.read_reports import ReadReports
 from signedwire.wire.receipt_signer import Acceptance, ReceiptSigner
+from signedwire.wire.sent_batch import SentBatch, SentCopies
 from signedwire.wire.session_events import (
     CLOSE_MISSING,
     BatchFailed,
@@ -90,7 +91,6 @@ _STALL: Final = 1.0
 of the peer are then extended by the lateness and by this much, because its bytes may still
 wait in the socket."""
 _NOTHING: Final = Credit(0, 0)
-_NO_CREDIT: Final = (_NOTHING,) * STREAMS
 _IDLE: Final = frozenset({Ping, Pong})
 _SIGNATURE_COST: Final = 16
 """The cost of verifying a signature, in PINGs."""
@@ -159,8 +159,7 @@ class Session:
         # Our CLOSE until it is sent. Answers to frames before the fault are sent before it.
         self._close_frame = b""
         self._credit = GrantedCredit(hello.credit, limits.max_payload_size)
-        self._allowed: tuple[Credit, ...] = _NO_CREDIT
-        self._sent = [_NOTHING] * STREAMS
+        self._allowed = AllowedCredit()
         self._idle = IdleMeter(sum(credit.messages for credit in hello.credit), now)
         self._opened_at = now
         self._last_inbound_at = now
@@ -300,7 +299,7 @@ class Session:
         """Return what is left of a stream's credit; zero before the peer's HELLO and at the end."""
         if self.state is not State.OPEN:
             return _NOTHING
-        return self._allowed[stream].minus(self._sent[stream])
+        return self._allowed.left(stream)
 
     def send_batch(self, bodies: list[bytes], joined: Acceptance | None = None) -> SentBatch:
         """Sign 1 to 256 envelopes of one stream, and queue the parts of the batch.
@@ -312,15 +311,24 @@ class Session:
         `joined` becomes a receipt that shares signature and frame with the batch. The caller has
         checked that it fits: see `most_joined()`.
         """
-        assert self.state is State.OPEN
-        size = sum(map(len, bodies))
-        stream = stream_of(bodies[0])
-        self._sent[stream] = sent = self._sent[stream].plus(len(bodies), size)
-        self._idle.expect_answers(len(bodies))
-        assert not sent.exceeds(self._allowed[stream])
         batch, receipt = self._batch_signer.sign(bodies, joined)
-        self._outgoing.add(BatchWriter(batch.signature, bodies, stream, receipt))
+        self._queue(BatchWriter(batch.signature, bodies, stream_of(bodies[0]), receipt))
         return batch
+
+    def send_copies(self, copies: SentCopies, bodies: list[bytes]) -> None:
+        """Queue the parts of copies, which `sign_copies()` has signed with this session's key.
+
+        `bodies` are their bodies, of one stream. The paths of copies count as credit too.
+        All else is as in `send_batch()`.
+        """
+        items, stream = copies.items(bodies), stream_of(bodies[0])
+        self._queue(BatchWriter(copies.signature, items, stream, is_copies=True))
+
+    def _queue(self, writer: BatchWriter) -> None:
+        assert self.state is State.OPEN
+        self._allowed.use(writer.stream, writer.count, writer.total)
+        self._idle.expect_answers(writer.count)
+        self._outgoing.add(writer)
 
     def abort_batch(self, stream: int) -> bool:
         """Queue an abort in place of the rest of a batch; `False`: no batch can be aborted."""
@@ -488,7 +496,7 @@ class Session:
             return
         self.state = State.OPEN
         self.their_hello = hello
-        self._allowed = hello.credit
+        self._allowed.allow(hello.credit)
         self._events.append(HelloReceived(hello))
         self.send_ping(now, self._precise_now)  # the first round trip is known at once
 
@@ -548,11 +556,8 @@ class Session:
         self._events.append(ReceiptsReceived(receipts))
 
     def _handle_credit(self, frame: CreditFrame, now: float) -> None:
-        if any(map(Credit.exceeds, self._allowed, frame.credit)):
-            raise RemoteProtocolError(Reason.PROTOCOL_ERROR, "the peer reduced its credit")
-        is_same = frame.credit == self._allowed
-        self.count_idle(1 if is_same else self._idle.cost_of_answers(1), now)
-        self._allowed = frame.credit
+        is_more = self._allowed.allow(frame.credit)
+        self.count_idle(self._idle.cost_of_answers(1) if is_more else 1, now)
         self._events.append(CreditReceived())
 
     def _handle_ping(self, ping: Ping, now: float) -> None:

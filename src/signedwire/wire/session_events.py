@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 
 from signedwire.types import Reason
 from signedwire.wire import link_frames as frames
+from signedwire.wire.copies import Copies
 from signedwire.wire.link_frames import Hello, Receipts
 
 __all__ = [
@@ -51,6 +52,14 @@ class BatchReceived:
     leaves: list[bytes]
     signature: bytes
     """64 bytes; if it is joint, 96 with the receipt hash before it (`wire.joint`)."""
+    copies: Copies | None = None
+    """Places of the envelopes in the signed tree; `None`: they are the whole tree."""
+
+    @property
+    def size(self) -> int:
+        """Size of the batch in bytes, as credit counts it."""
+        size = sum(map(len, self.bodies))
+        return size if self.copies is None else size + self.copies.overhead
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,6 +232,8 @@ class IncomingRow(NamedTuple):
     """Leaves of the whole batch; rows of one batch share the list."""
     signature: bytes
     """Signature over the batch."""
+    copy: MerklePath | None = None
+    """The path of a copy, of which `leaves` are not the whole tree; `None`: it is no copy."""
 
     @property
     def expires_at_us(self) -> int | None:
@@ -241,13 +243,18 @@ class IncomingRow(NamedTuple):
     @property
     def envelope(self) -> SignedEnvelope:
         """The envelope as it arrived, with its signature."""
-        path = MerklePath(self.place, len(self.leaves), self.signature, leaves=self.leaves)
+        path = self.copy or MerklePath(
+            self.place, len(self.leaves), self.signature, leaves=self.leaves
+        )
         return SignedEnvelope(self.body, path)
 
     @property
-    def batch(self) -> BatchReceived:
-        """The batch, without its bodies. `Message` takes it with the body and the place."""
-        return BatchReceived(
+    def seal(self) -> BatchReceived | MerklePath:
+        """The batch without its bodies, or the path of a copy.
+
+        `IncomingMessage` takes it with the body and the place.
+        """
+        return self.copy or BatchReceived(
             [], batch_root(bytes(self.sender), self.leaves), self.leaves, self.signature
         )
 

@@ -63,7 +63,8 @@ _SCHEMA: Final = (
         detail TEXT NOT NULL, died_at_us INTEGER NOT NULL, body BLOB NOT NULL)""",
     """CREATE TABLE batch (
         id INTEGER PRIMARY KEY, peer INTEGER NOT NULL, signature BLOB NOT NULL,
-        leaves BLOB NOT NULL, lanes BLOB NOT NULL, refused BLOB NOT NULL)""",
+        leaves BLOB NOT NULL, lanes BLOB NOT NULL, refused BLOB NOT NULL,
+        places BLOB NOT NULL)""",
     """CREATE TABLE incoming (
         id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL,
         body BLOB NOT NULL)""",

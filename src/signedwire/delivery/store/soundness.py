@@ -16,6 +16,7 @@ from signedwire.delivery.store.records import MAX_ROW, ROW_BITS
 from signedwire.delivery.store.tables import NO_LANE, NOT_STORED, AccessRule
 from signedwire.types import PayloadType, Priority, Reason
 from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
+from signedwire.wire.copies import Copies, largest_overhead
 from signedwire.wire.envelope import SIGNATURE_SIZE
 from signedwire.wire.header import MIN_V2_HEADER_SIZE, PAYLOAD_TYPE, PRIORITY
 from signedwire.wire.joint import JOINT_SIZE
@@ -90,6 +91,7 @@ _SOUND: Final = {
         f"length(leaves) % {HASH_SIZE} = 0",
         _blob("lanes", f"= length(leaves) / {HASH_SIZE}"),
         _blob("refused", f"<= {MAX_BATCH}"),
+        _blob("places", f"<= {1 + MAX_BATCH * largest_overhead(MAX_BATCH)}"),
     ),
     "incoming": (
         _ID,
@@ -142,3 +144,7 @@ def check_rows(connection: sqlite3.Connection) -> None:
     for id_, lanes in connection.execute("SELECT id, lanes FROM batch"):
         if not _LANES.issuperset(lanes):
             raise ValueError(f"row {id_} of the table batch has a lane that does not exist")
+    of_copies = "SELECT id, leaves, places FROM batch WHERE length(places) > 0"
+    for id_, leaves, places in connection.execute(of_copies):
+        if len(Copies.decode(places).places) * HASH_SIZE != len(leaves):
+            raise ValueError(f"row {id_} of the table batch has places for other leaves")

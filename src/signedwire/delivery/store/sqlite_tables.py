@@ -493,7 +493,7 @@ class SqliteTables(Tables):
             self._insert("outgoing (id, expires_at_us, body, ages_at_us)", 4, self._aging_puts)
             self._aging_puts = []
         if self._batches:
-            self._insert("batch", 6, self._batches)
+            self._insert("batch", 7, self._batches)
             self._batches = []
         if self._accepted:
             self._insert("incoming", 4, self._accepted)

@@ -409,13 +409,12 @@ class Store:
                 b"".join(batch.leaves),
                 lanes_of(bodies, unaccepted),
                 bytes(unaccepted.late),
+                b"" if batch.copies is None else batch.copies.encode(),
             )
             rows = [(id_, place, bodies[place]) for id_, place in zip(ids, new, strict=True)]
-            self._submit(
-                partial(self._work.accept, peer, marks, row, rows),
-                partial(set_committed_marks, peer, marks, on_commit),
-                weight=len(rows) + 1,
-            )
+            run = partial(self._work.accept, peer, marks, row, rows)
+            end = partial(set_committed_marks, peer, marks, on_commit)
+            self._submit(run, end, weight=len(rows) + 1)
             ledger.next_incoming += len(rows)
             ledger.next_batch += 1
             peer.heard_at = batch_id

@@ -70,6 +70,8 @@ class BatchRow(NamedTuple):
     """One byte for each leaf: its lane, `NOT_STORED` or `NO_LANE`."""
     refused: bytes
     """Indices of the envelopes that came too late, a byte each."""
+    places: bytes = b""
+    """The places of copies in their tree, as `Copies.encode()` makes them; empty: no copies."""
 
 
 class Tables(ABC):

@@ -25,6 +25,7 @@ from signedwire.delivery.store.tables import NO_LANE, NOT_STORED, BatchRow, Row,
 from signedwire.errors import StoreError
 from signedwire.types import Priority, Reason, unix_time_us
 from signedwire.wire.batch import HASH_SIZE
+from signedwire.wire.copies import Copies
 from signedwire.wire.header import epoch_of, with_epoch
 
 __all__ = ["Work"]
@@ -232,14 +233,20 @@ class Work:
     def unacked(self, after: int, limit: int) -> list[IncomingRow]:
         """Return a page of unacknowledged messages."""
         rows = self.tables.unacked_page(after, limit)
-        batches: dict[int, tuple[PeerRecord, bytes, list[bytes]]] = {
-            batch.id: (self.ledger.by_id[batch.peer], batch.signature, _split(batch.leaves))
+        batches: dict[int, tuple[PeerRecord, bytes, list[bytes], Copies | None]] = {
+            batch.id: (
+                self.ledger.by_id[batch.peer],
+                batch.signature,
+                _split(batch.leaves),
+                Copies.decode(batch.places) if batch.places else None,
+            )
             for batch in self.tables.batches(sorted({row[1] for row in rows}))
         }
         found = []
         for id_, batch_id, place, body in rows:
-            peer, signature, leaves = batches[batch_id]
-            found.append(IncomingRow(id_, peer.did, body, place, leaves, signature))
+            peer, signature, leaves, copies = batches[batch_id]
+            path = None if copies is None else copies.path(place, signature)
+            found.append(IncomingRow(id_, peer.did, body, place, leaves, signature, path))
         return found
 
     def leaves(self, peer: PeerRecord) -> RememberedLeaves:
