@@ -60,6 +60,7 @@ def body(
     recipient: Identity = BOB,
     priority: int = Priority.NORMAL,
     expires_at_us: int = 0,
+    is_durable: bool = True,
 ) -> bytes:
     """Header and payload of a v2 envelope."""
     return encode_v2_body(
@@ -72,6 +73,7 @@ def body(
         payload_type=sequence % 5,
         epoch=9,
         expires_at_us=expires_at_us,
+        is_durable=is_durable,
     )
 
 
