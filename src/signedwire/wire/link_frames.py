@@ -102,7 +102,7 @@ class Hello:
     epochs: Epochs
     """The epochs of the sender of the HELLO, within which its sequence numbers count."""
     known_epochs: Epochs
-    """The latest epochs of the other side that the sender knows; 0: none."""
+    """The latest epochs of the other side that are known to the sender; 0: none."""
     marks: tuple[int, ...]
     """By stream: the highest sequence accepted within the epoch of `known_epochs`; 0: none."""
     credit: tuple[Credit, ...]
