@@ -16,11 +16,10 @@ from typing import Any, Final
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit, Kind
 from signedwire.wire.batch import leaf_of, path_of
-from signedwire.wire.batch_signer import SentBatch
 from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.did_proof import make_did_proof, uri_of_proof
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
-from signedwire.wire.header import encode_v2_body
+from signedwire.wire.header import STREAMS, encode_v2_body
 from signedwire.wire.joint import receipt_hash, sign_joint
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
@@ -36,6 +35,7 @@ from signedwire.wire.link_frames import (
     REFUSED_ENVELOPES,
     Close,
     CreditFrame,
+    Epochs,
     Hello,
     Part,
     Ping,
@@ -89,7 +89,7 @@ CERTIFICATE: Final = bytes.fromhex(
 )
 
 
-def body(number: int, recipient: Identity = BOB) -> bytes:
+def body(number: int, recipient: Identity = BOB, *, is_durable: bool = True) -> bytes:
     """The `number`th body of every batch."""
     timestamp_us = TIME_US + number
     return encode_v2_body(
@@ -102,6 +102,7 @@ def body(number: int, recipient: Identity = BOB) -> bytes:
         number % 5,
         EPOCH,
         0 if number % 2 else timestamp_us + 60_000_000,
+        is_durable=is_durable,
     )
 
 
@@ -187,23 +188,25 @@ def longer(hello: Hello, more: bytes) -> bytes:
 
 def frame_vectors() -> dict[str, str]:
     """One of each frame, whole."""
-    bodies, joined = of_one_priority(2)
+    bodies, joined = of_one_stream(2)
+    volatile, joined_volatile = of_one_stream(2, is_durable=False)
     _, batch = sent(2)
     hello = Hello(
         min_version=2,
         max_version=2,
-        epoch=EPOCH,
         features=0,
         max_batch_bytes=65_536,
         max_payload_size=1_048_576,
-        credit=Credit(4096, 8_388_608, 64, 1_115_136),
-        known_epoch=EPOCH - 1,
-        marks=(1, 2, 3, 4),
+        epochs=Epochs(EPOCH, EPOCH + 1),
+        known_epochs=Epochs(EPOCH - 2, EPOCH - 1),
+        marks=(1, 2, 3, 4, 5, 6, 7, 8),
+        credit=tuple(Credit(4096 + stream, 8_388_608 + stream) for stream in range(STREAMS)),
     )
     every: dict[str, Any] = {
         "hello": hello,
         "envelopes": Part(FIRST | LAST, 1, joined, 2, sum(map(len, bodies))),
         "envelopes_joint": joint_part(),
+        "envelopes_volatile": Part(FIRST | LAST, 5, joined_volatile, 2, sum(map(len, volatile))),
         "receipt_accepted_batches": receipt(ACCEPTED_BATCHES, batch.root),
         "receipt_accepted_envelopes": receipt(ACCEPTED_ENVELOPES, *batch.leaves, detail=1),
         "receipt_handled_envelopes": receipt(HANDLED_ENVELOPES, batch.leaves[0], detail=1),
@@ -212,7 +215,9 @@ def frame_vectors() -> dict[str, str]:
         ),
         "receipt_refused_unknown": receipt(REFUSED_ENVELOPES, *batch.leaves, detail=200),
         "read": Read(32_768, 12_345),
-        "credit": CreditFrame(Credit(5120, 8_400_000, 80, 1_115_136)),
+        "credit": CreditFrame(
+            tuple(Credit(5120 + stream, 8_400_000 + stream) for stream in range(STREAMS))
+        ),
         "ping": Ping(1, Stamp(TIME_US, 5_000_000)),
         "pong": Pong(
             Ping(2**64 - 1, Stamp(TIME_US, 2**64 - 1)),
@@ -229,17 +234,22 @@ def frame_vectors() -> dict[str, str]:
     return vectors
 
 
-def of_one_priority(count: int) -> tuple[list[bytes], bytes]:
+def of_one_stream(count: int, *, is_durable: bool = True) -> tuple[list[bytes], bytes]:
     """The bodies 1, 4, 7, …, which have priority 1, and the bytes of their batch."""
-    bodies = [body(number) for number in range(1, 3 * count + 1, 3)]
+    bodies = [body(number, is_durable=is_durable) for number in range(1, 3 * count + 1, 3)]
+    return bodies, joined_of(bodies)
+
+
+def joined_of(bodies: list[bytes]) -> bytes:
+    """The bytes of a batch of these."""
     _, signature, _ = sign_batch(ALICE, bodies)
     sized = (len(each).to_bytes(4, "little") + each for each in bodies)
-    return bodies, signature + b"".join(sized)
+    return signature + b"".join(sized)
 
 
 def batch_in_parts() -> dict[str, Any]:
     """A batch in three parts, the shortest of which is the last."""
-    bodies, joined = of_one_priority(IN_PARTS)
+    bodies, joined = of_one_stream(IN_PARTS)
     parts = (
         Part(FIRST, 1, joined[:PART], len(bodies), sum(map(len, bodies))),
         Part(0, 1, joined[PART : 2 * PART]),
@@ -268,7 +278,7 @@ def joint_signature(
     is_swapped: bool = False,
 ) -> bytes:
     """The signature of the joint frame, without the receipt hash."""
-    root = sign_batch(ALICE, of_one_priority(2)[0])[0]
+    root = sign_batch(ALICE, of_one_stream(2)[0])[0]
     halves = root, receipt_hash(parties, WORD.statement)
     return signer._sign_labelled(label, b"".join(halves[::-1] if is_swapped else halves))
 
@@ -279,7 +289,7 @@ def joint_part(
     change: Callable[[bytes], bytes] = lambda batch: batch,
 ) -> Part:
     """Alice's batch of `envelopes` and her word, under one signature."""
-    bodies, batch = of_one_priority(2)
+    bodies, batch = of_one_stream(2)
     batch = change((signature or joint_signature()) + batch[64:])
     return Part(FIRST | LAST | JOINT, 1, batch, 2, sum(map(len, bodies)), word)
 
@@ -309,7 +319,7 @@ def bad_joint() -> dict[str, dict[str, str]]:
         ),
         "statement_altered": joint_part(replace(WORD, at_us=WORD.at_us + 1)),
         "batch_altered": joint_part(change=lambda batch: batch[:-1] + b"!"),
-        "signature_of_the_batch": joint_part(signature=of_one_priority(2)[1][:64]),
+        "signature_of_the_batch": joint_part(signature=of_one_stream(2)[1][:64]),
         "signature_of_the_receipt": joint_part(signature=ALICE._sign_labelled(Label.RECEIPT, text)),
     }
     return {
@@ -326,7 +336,7 @@ def bad_joint() -> dict[str, dict[str, str]]:
 
 def joint_proofs() -> dict[str, str]:
     """Receipt proofs of the body 4 in the batch of `envelopes`; one or both are joint."""
-    bodies, batch = of_one_priority(2)
+    bodies, batch = of_one_stream(2)
     root, _, leaves = sign_batch(ALICE, bodies)
     plain = SentBatch(root, leaves, batch[:64])
     half = receipt_hash(ALICE_TO_BOB, WORD.statement)
@@ -417,6 +427,25 @@ def _of_another_tree(bob: list[bytes]) -> bytes:
     return item
 
 
+def bad_batches() -> dict[str, str]:
+    """Signed batches of one frame with an envelope of another stream."""
+    durable, volatile = body(1), body(1, is_durable=False)
+    every = {
+        "volatile_in_durable": (1, [volatile]),
+        "durable_in_volatile": (5, [durable]),
+        "one_volatile_of_two": (1, [durable, volatile]),
+        "one_durable_of_two": (5, [volatile, durable]),
+        "priority_in_durable": (2, [durable]),
+        "priority_in_volatile": (6, [volatile]),
+    }
+    return {
+        name: Part(FIRST | LAST, stream, joined_of(bodies), len(bodies), sum(map(len, bodies)))
+        .encode()
+        .hex()
+        for name, (stream, bodies) in every.items()
+    }
+
+
 def bad_receipts() -> dict[str, str]:
     """Frames for which a receiver closes the link; all but the last are signed."""
     _, batch = sent(2)
@@ -461,12 +490,16 @@ def vectors() -> dict[str, Any]:
             "certificate": CERTIFICATE.hex(),
         },
         "bodies": {str(number): body(number).hex() for number in (1, 2, 39, 40)},
+        "volatile_bodies": {
+            str(number): body(number, is_durable=False).hex() for number in (1, 2, 39, 40)
+        },
         "fields": fields_vector(),
         "batches": [batch_vector(count) for count in SIZES],
         "frames": frame_vectors(),
         "batch_in_parts": batch_in_parts(),
         "copies": copies_vector(),
         "bad_copies": bad_copies(),
+        "bad_batches": bad_batches(),
         "bad_receipts": bad_receipts(),
         "bad_joint": bad_joint(),
         "envelope": {

@@ -28,14 +28,15 @@ from nacl.bindings import (
 )
 
 from idkit import id_of
+from linkkit import credits
 from signedwire import Address, Did, Identity, TransportConfig
 from signedwire.identity import Label
 from signedwire.transport.certificates import ALPN, NULL_CA_PEM, PUBLIC_NULL_CA_KEY_NOT_SECRET
-from signedwire.types import Credit, unix_time_us
+from signedwire.types import unix_time_us
 from signedwire.wire.did_proof import uri_of_proof
 from signedwire.wire.envelope import sign_batch
-from signedwire.wire.header import encode_v2_body
-from signedwire.wire.link_frames import Hello
+from signedwire.wire.header import STREAMS, encode_v2_body
+from signedwire.wire.link_frames import Epochs, Hello
 from signedwire.wire.parts import encode_batch
 from wirekit import identity
 
@@ -229,13 +230,13 @@ def hello(epoch: int = 1, **changes: int) -> bytes:
     return Hello(
         min_version=changes.get("min_version", 2),
         max_version=changes.get("max_version", 2),
-        epoch=epoch,
         features=0,
         max_batch_bytes=2**16,
         max_payload_size=2**20,
-        credit=Credit(4096, 2**23, 64, 2**21),
-        known_epoch=0,
-        marks=(0, 0, 0, 0),
+        epochs=Epochs(epoch, epoch),
+        known_epochs=Epochs(0, 0),
+        marks=(0,) * STREAMS,
+        credit=credits(4096, 2**23, 64, 2**21),
     ).encode()
 
 
@@ -251,6 +252,7 @@ def script(sender: Identity, recipient: Did, payload: bytes = b"forged") -> byte
         payload_type=0,
         epoch=1,
         expires_at_us=0,
+        is_durable=True,
     )
     _, signature, _ = sign_batch(sender, [body])
     return hello() + encode_batch(signature, [body])

@@ -9,12 +9,12 @@ from signedwire.identity import Identity, Label
 from signedwire.transport.certificates import ALPN
 from signedwire.types import Priority
 from signedwire.wire.batch import batch_root, leaves_of
-from signedwire.wire.batch_signer import SentBatch
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import encode_v2_body
 from signedwire.wire.joint import receipt_hash, sign_joint
 from signedwire.wire.link_frames import REFUSED_ENVELOPES, Receipts
 from signedwire.wire.receipt_proof import encode_receipt_proof
+from signedwire.wire.sent_batch import SentBatch
 
 __all__ = [
     "ALICE",
@@ -64,6 +64,7 @@ def body(
     recipient: Identity = BOB,
     priority: int = Priority.NORMAL,
     expires_at_us: int = 0,
+    is_durable: bool = True,
 ) -> bytes:
     """Header and payload of a v2 envelope."""
     return encode_v2_body(
@@ -76,6 +77,7 @@ def body(
         payload_type=sequence % 5,
         epoch=9,
         expires_at_us=expires_at_us,
+        is_durable=is_durable,
     )
 
 

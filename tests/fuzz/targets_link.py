@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from signedwire.errors import DidProofError, RemoteProtocolError
-from signedwire.identity import Label, verify_labelled
+from signedwire.identity import Identity, Label, verify_labelled
 from signedwire.transport.certificates import issue_certificate, proven_did
 from signedwire.types import Credit, Priority
 from signedwire.wire import link_frames as frames
@@ -19,10 +20,12 @@ from signedwire.wire.did_proof import (
     uri_of_proof,
 )
 from signedwire.wire.envelope import verify_batch
+from signedwire.wire.header import STREAMS, VOLATILE, stream_of
 from signedwire.wire.joint import receipt_hash
 from signedwire.wire.link_frames import (
     Close,
     CreditFrame,
+    Epochs,
     Hello,
     LinkFrameDecoder,
     Part,
@@ -53,7 +56,10 @@ __all__ = ["TARGETS"]
 _LIMIT: Final = 3000
 _AT: Final = Stamp(1_700_000_000_000_000, 5_000_000)
 """When all PINGs and PONGs are sent and received, by both sides."""
-_CREDIT: Final = Credit(60, 1 << 14, 4, 1 << 11)
+_CREDIT: Final = tuple(
+    Credit(4, 1 << 11) if stream % VOLATILE == Priority.CRITICAL else Credit(60, 1 << 14)
+    for stream in range(STREAMS)
+)
 _LIMITS: Final = SessionLimits(max_payload_size=1 << 10)
 
 
@@ -120,13 +126,13 @@ def _hello(**changes: Any) -> Hello:
     values: dict[str, Any] = {
         "min_version": frames.VERSION,
         "max_version": frames.VERSION,
-        "epoch": 9,
         "features": 0,
         "max_batch_bytes": 1 << 16,
         "max_payload_size": 1 << 10,
+        "epochs": Epochs(9, 8),
+        "known_epochs": Epochs(0, 0),
+        "marks": (0,) * STREAMS,
         "credit": _CREDIT,
-        "known_epoch": 0,
-        "marks": (0, 0, 0, 0),
     }
     return Hello(**(values | changes))
 
@@ -142,10 +148,19 @@ _LONG_PARTS: Final = (
     Part(0, 0, _LONG_DATA[2500:5000]),
     Part(frames.LAST, 0, _LONG_DATA[5000:]),
 )
+_VOLATILE: Final = [
+    [body(n, bytes(n), is_durable=False) for n in range(1, 4)],
+    [body(1, b"stop", priority=Priority.CRITICAL, is_durable=False)],
+    [body(n, bytes(1000), priority=Priority.LOW, is_durable=False) for n in range(1, 6)],
+]
+_VOLATILE_SENT: Final = [sign(bodies) for bodies in _VOLATILE]
 _GOOD_BATCHES: Final = {
     sent.signature: bodies
-    for bodies, sent in zip((*BATCHES, _LONG), (*_SENT, _LONG_SENT), strict=True)
+    for bodies, sent in zip(
+        (*BATCHES, _LONG, *_VOLATILE), (*_SENT, _LONG_SENT, *_VOLATILE_SENT), strict=True
+    )
 } | {sent.signature: bodies for (sent, _), bodies in zip(JOINT, BATCHES[:4], strict=True)}
+_MIXED: Final = [*BATCHES[1], *_VOLATILE[0]]
 _SHARES: Final = [
     [body(n, bytes(n)) for n in range(30, 34)],
     [body(n, recipient=ALICE) for n in range(34, 52)],
@@ -180,6 +195,11 @@ _GOOD_RECEIPTS: Final = frozenset(
 _REASONS: Final = tuple(frames.REASON_CODES)
 _SMALL: Final = [b"too small"]
 
+_MORE_CREDIT: Final = [
+    CreditFrame(tuple(Credit(n * messages, n * size) for messages, size in _CREDIT)).encode()
+    for n in (2, 3)
+]
+
 # What Alice, who is the peer, may send to Bob, whose session is driven.
 _FROM_PEER: Final = (
     _hello().encode(),
@@ -210,33 +230,41 @@ _FROM_PEER: Final = (
     frames.Read(190, 7).encode(),
     signed_receipts(1, (bytes(32),), BOB, ALICE).encode(),
     signed_receipts(4, (bytes(32),), BOB, ALICE).encode(),
-    CreditFrame(Credit(*(2 * n for n in _CREDIT))).encode(),
-    CreditFrame(Credit(*(3 * n for n in _CREDIT))).encode(),
+    _MORE_CREDIT[0],
+    _MORE_CREDIT[1],
     Ping(5, _AT).encode(),
     Pong(Ping(1, _AT), _AT, _AT).encode(),
     Pong(Ping(2, _AT), Stamp(2**64 - 1, 0), Stamp(0, 2**64 - 1)).encode(),
     Close(frames.CLOSE_EVICTED, "bye").encode(),
     _hello(min_version=3, max_version=4).encode(),
-    _hello(credit=Credit(0, 0, 0, 0), max_batch_bytes=2**32 - 1, max_payload_size=2**31).encode(),
+    _hello(credit=(Credit(0, 0),) * 8, max_batch_bytes=2**32 - 1, max_payload_size=2**31).encode(),
     b"\0\0\0\3\x7fxx",
     b"\0\0\0\3\x80xx",
+    *(
+        encode_batch(sent.signature, bodies)
+        for sent, bodies in zip(_VOLATILE_SENT, _VOLATILE, strict=True)
+    ),
+    # Batches in the other stream of their priority, and of both streams.
+    encode_batch(_SENT[1].signature, BATCHES[1], 5),
+    encode_batch(_VOLATILE_SENT[0].signature, _VOLATILE[0], 1),
+    encode_batch(sign(_MIXED).signature, _MIXED),
+    encode_batch(sign(_MIXED[::-1]).signature, _MIXED[::-1]),
+    replace(_LONG_PARTS[0], stream=4).encode(),
+    Part(frames.ABORT, 4).encode(),
 )
 
 
-def _sum(credit: Credit, bodies: list[bytes], size: int | None = None) -> Credit:
-    count = len(bodies)
-    size = sum(map(len, bodies)) if size is None else size
-    if bodies[0][104] == Priority.CRITICAL:
-        return credit._replace(
-            critical_messages=credit.critical_messages + count,
-            critical_bytes=credit.critical_bytes + size,
-        )
-    return credit._replace(messages=credit.messages + count, bytes=credit.bytes + size)
-
-
-def _grant(credit: Credit, messages: int, size: int, *, is_critical: bool) -> Credit:
-    more = (0, 0, messages, size) if is_critical else (messages, size, 0, 0)
-    return Credit(*(one + other for one, other in zip(credit, more, strict=True)))
+def _of_stream(
+    stream: int, sequence: int, payload: bytes, sender: Identity, recipient: Identity
+) -> bytes:
+    return body(
+        sequence,
+        payload,
+        sender=sender,
+        recipient=recipient,
+        priority=stream % VOLATILE,
+        is_durable=stream < VOLATILE,
+    )
 
 
 class _End:
@@ -246,7 +274,7 @@ class _End:
         self.session = Session(BOB, ALICE.did, _hello(), _LIMITS, 0.0, lambda: _AT)
         self.now = 0.0
         self.is_open = self.is_closed = False
-        self.granted, self.received = _CREDIT, Credit(0, 0, 0, 0)
+        self.granted, self.received = list(_CREDIT), [Credit(0, 0)] * STREAMS
         self.output = LinkFrameDecoder()
         self.batches = IncomingBatches(1 << 16, 1 << 16)
         self.written: list[type] = []
@@ -260,14 +288,18 @@ class _End:
             assert not self.is_closed, "an event after the last"
             assert self.is_open or isinstance(event, (HelloReceived, Closed))
             self.take(event)
-        assert all(a <= b for a, b in zip(self.received, self.granted, strict=True))
+        assert not any(map(Credit.exceeds, self.received, self.granted))
         assert session.is_closed == self.is_closed
         self.read_output(session.data_to_send())
         assert session.data_to_send() == b""
-        assert min(session.send_window()) >= 0
-        assert min(session.granted_unused) >= 0 or self.is_closed
-        if not (self.is_open and not self.is_closed):
-            assert max(session.send_window()) == 0
+        for stream in range(STREAMS):
+            assert min(session.send_window(stream)) >= 0
+            unused = session.granted_unused(stream)
+            assert min(unused) >= 0 or self.is_closed
+            if not self.is_closed:
+                assert unused == self.granted[stream].minus(self.received[stream])
+            if not (self.is_open and not self.is_closed):
+                assert max(session.send_window(stream)) == 0
         assert (session.next_timeout() is None) == self.is_closed
 
     def take(self, event: object) -> None:
@@ -283,14 +315,20 @@ class _End:
                     assert event.root == _COPIES[0].root
                     places = [index for index, _ in event.copies.places]
                     assert [_IN_TREE[at] for at in places] == event.bodies, "nobody signed that"
-                self.received = _sum(self.received, event.bodies, event.size)
+                self.count(event.bodies, event.size)
             case BatchFailed():
-                self.received = _sum(self.received, event.bodies)
+                self.count(event.bodies)
             case ReceiptsReceived():
                 receipts = event.receipts
                 assert receipts.proof in _GOOD_RECEIPTS
             case Closed():
                 self.is_closed = True
+
+    def count(self, bodies: list[bytes], size: int | None = None) -> None:
+        """Count a batch, all of whose bodies are of one stream."""
+        (stream,) = {stream_of(each) for each in bodies}
+        size = sum(map(len, bodies)) if size is None else size
+        self.received[stream] = self.received[stream].plus(len(bodies), size)
 
     def read_output(self, data: bytes) -> None:
         """Check what the session wants to be written."""
@@ -304,10 +342,8 @@ class _End:
             assert is_batch or not has_envelopes, "a frame behind envelopes"
             has_envelopes = has_envelopes or is_batch
             if isinstance(frame, CreditFrame):
-                assert all(a >= b for a, b in zip(frame.credit, self.told_credit, strict=True))
-                assert all(
-                    a <= b for a, b in zip(frame.credit, self.session._credit.granted, strict=True)
-                )
+                assert not any(map(Credit.exceeds, self.told_credit, frame.credit))
+                assert not any(map(Credit.exceeds, frame.credit, self.session._credit.granted))
                 self.told_credit = frame.credit
             elif isinstance(frame, Part):
                 if (batch := self.batches.add(frame, self.now)) is not None:
@@ -329,14 +365,9 @@ class _End:
     def receive(self, data: bytes) -> None:
         self.session.receive_data(data, self.now)
 
-    def send(
-        self, count: int, size: int, *, is_critical: bool, answers: int = 0
-    ) -> SentBatch | None:
-        priority = Priority.CRITICAL if is_critical else Priority.LOW
-        message = body(1, bytes(size), sender=BOB, recipient=ALICE, priority=priority)
-        room = self.session.send_window()
-        if is_critical:
-            room = Credit(room.critical_messages, room.critical_bytes, 0, 0)
+    def send(self, count: int, size: int, stream: int, answers: int = 0) -> SentBatch | None:
+        message = _of_stream(stream, 1, bytes(size), sender=BOB, recipient=ALICE)
+        room = self.session.send_window(stream)
         if room.messages < count or room.bytes < count * len(message):
             return None
         bodies = [message] * count
@@ -351,7 +382,7 @@ class _End:
         message = [body(1, bytes(size), sender=BOB, recipient=ALICE, priority=Priority.LOW)]
         other = [body(n, sender=BOB, recipient=BOB) for n in range(others)]
         copies = sign_copies(BOB, [other, message])[1]
-        room = self.session.send_window()
+        room = self.session.send_window(stream_of(message[0]))
         if room.messages and room.bytes >= sum(map(len, copies.items(message))):
             self.session.send_copies(copies, message)
 
@@ -391,10 +422,11 @@ def session(data: bytes) -> None:
                 if count > 5:
                     end.send_copy(more, size)
                 else:
-                    end.send(count, size, is_critical=more % 2 == 1, answers=more >> 1)
+                    end.send(count, size, more % STREAMS, answers=more >> 1)
             case 10:
                 hashes = [bytes((n,)) * 32 for n in range(choices.below(4))]
-                end.session.send_receipts(choices.below(3) + 1, hashes, choices.byte())
+                kind, at_us = choices.below(3) + 1, choices.byte()
+                end.session.send_receipts(kind, hashes, at_us, is_committed=at_us % 2 == 1)
             case 11:
                 refusals = [
                     Refusal(bytes((n,)) * 32, _REASONS[choices.below(len(_REASONS))], "x" * n)
@@ -403,9 +435,9 @@ def session(data: bytes) -> None:
                 end.session.send_refusals(refusals, choices.byte())
             case 12 | 13:
                 messages, size = choices.below(8), choices.byte() * 16
-                is_critical = choices.below(2) == 1
-                end.granted = _grant(end.granted, messages, size, is_critical=is_critical)
-                end.session.grant(messages, size, is_critical=is_critical)
+                stream = choices.below(STREAMS)
+                end.granted[stream] = end.granted[stream].plus(messages, size)
+                end.session.grant(stream, messages, size)
             case 14 if choices.below(4) == 0:
                 end.session.receive_eof(end.now)
             case 15 if choices.below(4) == 0:
@@ -438,8 +470,8 @@ class _Side:
             assert not isinstance(event, BatchFailed)
             if isinstance(event, BatchReceived):
                 self.taken.append(event.bodies)
-                critical = event.bodies[0][104] == Priority.CRITICAL
-                self.session.grant(len(event.bodies), event.size, is_critical=critical)
+                stream = stream_of(event.bodies[0])
+                self.session.grant(stream, len(event.bodies), event.size)
                 if event.copies is None:
                     self.session.send_receipts(frames.ACCEPTED_BATCHES, [event.root], 1)
                 else:
@@ -449,29 +481,20 @@ class _Side:
         self.wire += self.session.data_to_send()
 
     def send(self, choices: Choices) -> None:
-        critical = choices.below(4) == 0
-        priority = Priority.CRITICAL if critical else Priority.NORMAL
+        stream = choices.below(STREAMS)
         count, size = choices.below(4) + 1, choices.byte()
+        number = len(self.sent) + 1
         bodies = [
-            body(
-                len(self.sent) + 1,
-                bytes(size),
-                sender=self.us,
-                recipient=self.them,
-                priority=priority,
-            )
+            _of_stream(stream, number, bytes(size), sender=self.us, recipient=self.them)
         ] * count
-        room = self.session.send_window()
-        messages = room.critical_messages if critical else room.messages
-        if messages < count or (room.critical_bytes if critical else room.bytes) < sum(
-            map(len, bodies)
-        ):
+        room = self.session.send_window(stream)
+        if Credit(count, sum(map(len, bodies))).exceeds(room):
             return
         if count == 2:
             others = [body(n, sender=self.us) for n in range(20)]
             copies = sign_copies(self.us, [bodies, others])[0]
             size = sum(map(len, copies.items(bodies)))
-            if size <= (room.critical_bytes if critical else room.bytes):
+            if size <= room.bytes:
                 self.session.send_copies(copies, bodies)
                 self.sent.append(bodies)
             return

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
-from linkkit import ping, pong
+from linkkit import credits, ping, pong
 from signedwire import Did, Identity
 from signedwire.identity import Label
-from signedwire.types import Credit, unix_time_us
+from signedwire.types import unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.header import encode_v2_body
@@ -149,6 +149,7 @@ def batch(
             payload_type=0,
             epoch=epoch,
             expires_at_us=expires_at_us,
+            is_durable=True,
         )
         for number in range(first, first + count)
     ]
@@ -241,7 +242,7 @@ def _envelopes(count: int) -> dict[str, Attack]:
 
 
 def _credit(more: int) -> bytes:
-    return CreditFrame(Credit(more, more, more, more)).encode()
+    return CreditFrame(credits(more, more, more, more)).encode()
 
 
 async def _trickle(field: Field) -> None:

@@ -9,9 +9,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
-from linkkit import ping
+from linkkit import credits, ping
 from signedwire import Did, Identity
-from signedwire.types import Credit
 from signedwire.wire import link_frames as frames
 from signedwire.wire.link_frames import MAX_RECEIPT_HASHES, Close, CreditFrame
 from tlskit import MALLORY
@@ -107,7 +106,7 @@ def _credit_by_one() -> Attack:
     def burst(link: Link, who: Identity, victim: Did) -> bytes:
         first, granted[0] = granted[0], granted[0] + 256
         return b"".join(
-            [CreditFrame(Credit(n, 2**40, 0, 0)).encode() for n in range(first, first + 256)]
+            [CreditFrame(credits(n, 2**40, 0, 0)).encode() for n in range(first, first + 256)]
         )
 
     return after(0, burst, grants=0)

@@ -12,12 +12,20 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from linkkit import ping
+from linkkit import credits, ping
 from signedwire import Address, Did, Identity
 from signedwire.types import Credit
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import leaves_of
-from signedwire.wire.link_frames import CreditFrame, Hello, LinkFrameDecoder, Part, Pong
+from signedwire.wire.header import STREAMS
+from signedwire.wire.link_frames import (
+    CreditFrame,
+    Epochs,
+    Hello,
+    LinkFrameDecoder,
+    Part,
+    Pong,
+)
 from signedwire.wire.parts import IncomingBatches
 from tlskit import honest
 
@@ -29,6 +37,8 @@ BURST: Final = 256 * 1024
 _HIGH_WATER: Final = 2 * BURST
 _PATIENCE: Final = 5.0
 _PAUSE: Final = 0.01
+_STREAM: Final = 6
+"""Position of the stream in a frame of envelopes."""
 
 
 class LinkEndedError(Exception):
@@ -50,17 +60,17 @@ class Who:
 
 
 def hello(max_payload_size: int = 2**20, credit: int = 0) -> bytes:
-    """A HELLO that grants `credit` messages."""
+    """A HELLO that grants `credit` messages of each stream."""
     return Hello(
         min_version=2,
         max_version=2,
-        epoch=EPOCH,
         features=0,
         max_batch_bytes=frames.MAX_BATCH_BYTES,
         max_payload_size=max_payload_size,
-        credit=Credit(credit, credit * 1024, credit, credit * 1024),
-        known_epoch=0,
-        marks=(0, 0, 0, 0),
+        epochs=Epochs(EPOCH, EPOCH),
+        known_epochs=Epochs(0, 0),
+        marks=(0,) * STREAMS,
+        credit=credits(credit, credit * 1024, credit, credit * 1024),
     ).encode()
 
 
@@ -143,8 +153,8 @@ class Link(asyncio.Protocol):
 
     def __init__(self, field: Field, who: Who, *, listens: bool = False) -> None:
         self.who = who
-        self.send_window = Credit(0, 0, 0, 0)
-        """What the victim takes in all, as far as it has said so."""
+        self.send_window = [Credit(0, 0)] * STREAMS
+        """By stream, what the victim takes in all, as far as it has said so."""
         self.is_ended = False
         self.client_random = b""
         """Of its ClientHello: what the key log knows it by."""
@@ -153,7 +163,7 @@ class Link(asyncio.Protocol):
         self._pongs = 0
         self._field = field
         self._listens = listens
-        self._sent = Credit(0, 0, 0, 0)
+        self._sent = [Credit(0, 0)] * STREAMS
         self._decoder = LinkFrameDecoder()
         self._batches = IncomingBatches(1 << 16, 1 << 24)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -205,7 +215,7 @@ class Link(asyncio.Protocol):
                 for kind, body in self._decoder.receive_data(data):
                     frame = frames.decode(kind, body)
                     if isinstance(frame, Hello | CreditFrame):
-                        self.send_window = frame.credit
+                        self.send_window = list(frame.credit)
                     elif isinstance(frame, Part) and (batch := self._batches.add(frame, 0.0)):
                         self.leaves += leaves_of(batch.bodies)
                     self._pongs += isinstance(frame, Pong)
@@ -290,11 +300,11 @@ class Link(asyncio.Protocol):
         self._transport.pause_reading()
 
     async def send_batch(self, frame: bytes, messages: int, size: int) -> None:
-        """Send a frame of envelopes when there is credit for it."""
-        sent = Credit(self._sent.messages + messages, self._sent.bytes + size, 0, 0)
-        while sent.messages > self.send_window.messages or sent.bytes > self.send_window.bytes:
+        """Send a batch, as its frames, when there is credit for it in its stream."""
+        stream = frame[_STREAM]
+        self._sent[stream] = sent = self._sent[stream].plus(messages, size)
+        while sent.exceeds(self.send_window[stream]):
             await self.change()
-        self._sent = sent
         await self.send(frame)
 
     async def ended(self, timeout: float = _PATIENCE) -> None:

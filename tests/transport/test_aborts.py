@@ -29,7 +29,7 @@ def session_of(node: Node, peer: Node) -> Session:
 
 def marks_of(node: Node, peer: Node) -> list[int]:
     """The marks of the peer's messages."""
-    marks: list[int] = node._core.endpoint.sessions.session(peer.did).receiver.stream.marks
+    marks: list[int] = node._core.endpoint.sessions.session(peer.did).receiver.durable.marks
     return marks
 
 
@@ -58,12 +58,12 @@ async def test_a_large_message_that_expires_on_its_way_is_aborted() -> None:
         assert marks_of(bob, alice)[Priority.LOW] == marks[Priority.LOW] + 2
         assert not session_of(bob, alice)._incoming.unfinished
         sender = alice._core.endpoint.sessions.session(bob.did).sender
-        assert (sender.stream.in_flight, sender.stream.in_flight_bytes) == (0, 0)
+        assert (sender.streams.in_flight, sender.streams.in_flight_bytes) == (0, 0)
         output._awaited(session_of(alice, bob), sender)  # it forgets what was answered
         assert (output._under_way, output._ends) == ({}, {})
         # The whole credit is there again, as the application has taken the rest.
         full = alice._core.runtime.config.credit_bytes
-        await eventually(lambda: session_of(bob, alice).granted_unused.bytes == full)
+        await eventually(lambda: session_of(bob, alice).granted_unused(0).bytes == full)
         again = await alice.send(bob.did, bytes(MIB), priority=Priority.LOW, until="accepted")
         assert again.state is DeliveryState.ACCEPTED
         assert len((await next_of(bob)).payload) == MIB

@@ -545,7 +545,7 @@ class TestLinkOutput:
     ) -> None:
         out = Output(1)
         out.state.note_open()
-        out.output.queue_receipts([bytes(32)] * roots, [bytes(32)] * leaves)
+        out.output.queue_receipts([bytes(32)] * roots, [bytes(32)] * leaves, is_committed=False)
         assert out.frames() == []
         out.output.pump()
         assert out.frames() == expected
@@ -555,10 +555,10 @@ class TestLinkOutput:
 
     @on_asyncio
     async def test_receipts_go_alone_before_a_batch_of_several_parts(self) -> None:
-        out = Output(1, theirs=Credit(9, 1 << 20, 9, 1 << 20))
+        out = Output(1, theirs=credits(9, 1 << 20, 9, 1 << 20))
         out.sender.lanes[0] = body(1, bytes(20_000))
         out.state.note_open()
-        out.output.queue_receipts([bytes(32)], [])
+        out.output.queue_receipts([bytes(32)], [], is_committed=False)
         out.output.pump()
         assert out.frames() == ["Receipts", "Part", "Part"]
         out.answers.end()
@@ -567,7 +567,7 @@ class TestLinkOutput:
     async def test_receipts_do_not_wait_for_credit(self) -> None:
         out = Output(1, theirs=NO_CREDIT)
         out.state.note_open()
-        out.output.queue_receipts([bytes(32)], [])
+        out.output.queue_receipts([bytes(32)], [], is_committed=False)
         out.output.pump()
         assert out.frames() == []
         for _ in range(3):
@@ -579,7 +579,7 @@ class TestLinkOutput:
     async def test_receipts_that_were_urgent_are_not_there_to_join(self) -> None:
         out = Output(1)
         out.state.note_open()
-        out.output.queue_receipts([bytes(32)], [], is_urgent=True)
+        out.output.queue_receipts([bytes(32)], [], is_committed=False, is_urgent=True)
         out.output.pump()
         assert out.frames() == ["Receipts", "Part"]
         out.answers.end()
@@ -598,8 +598,8 @@ class TestLinkOutput:
     async def test_receipts_go_before_credit(self) -> None:
         out = Output(1)
         out.state.note_open()
-        out.output.queue_receipts([bytes(32)], [])
-        out.output.answer(Credit(600, 1 << 19, 0, 0), [], [])
+        out.output.queue_receipts([bytes(32)], [], is_committed=False)
+        out.output.answer({1: Credit(600, 1 << 19)}, Answers([], [], []))
         out.output.pump()
         assert out.frames() == ["Receipts", "CreditFrame", "Part"]
         out.answers.end()

@@ -22,6 +22,7 @@ from linkkit import (
     hello,
     open_pair,
     session,
+    with_credit,
 )
 from signedwire.errors import RemoteProtocolError, SignatureError
 from signedwire.identity import Identity, Label
@@ -398,19 +399,17 @@ class TestSession:
         size = sum(map(len, ITEMS))
         assert size > sum(map(len, SHARES[0]))
         alice.send_copies(SIGNED[0], SHARES[0])
-        assert alice.send_window() == PLENTY._replace(
-            messages=PLENTY.messages - 3, bytes=PLENTY.bytes - size
-        )
+        assert alice.send_window(1) == PLENTY[1].minus(Credit(3, size))
         exchange(alice, bob)
         (batch,) = events_of(bob)
         assert isinstance(batch, BatchReceived)
         assert batch.size == size
-        assert bob.granted_unused == alice.send_window()
+        assert bob.granted_unused(1) == alice.send_window(1)
 
     @pytest.mark.parametrize("lack", [0, 1])
     def test_a_receiver_charges_the_paths(self, lack: int) -> None:
         size = sum(map(len, ITEMS))
-        bob = session(BOB, ALICE, credit=Credit(3, size - lack, 0, 0))
+        bob = session(BOB, ALICE, credit=with_credit(PLENTY, 1, 3, size - lack))
         bob.receive_data(hello().encode() + bytes_of(SIGNED[0], SHARES[0]), 0.0)
         *_, last = events_of(bob)
         assert isinstance(last, Closed if lack else BatchReceived)

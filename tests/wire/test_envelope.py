@@ -410,9 +410,16 @@ def v2(count: int = 20, index: int = 3, payload: bytes = b"hello") -> SignedEnve
 class TestV2:
     """An envelope out of a signed batch, standing alone."""
 
-    def test_the_bytes(self) -> None:
+    @pytest.mark.parametrize("is_durable", [False, True])
+    def test_the_bytes(self, is_durable: bool) -> None:
         data = body(
-            7, b"hello", priority=3, payload_type=2, epoch=0x0102030405060708, expires_at_us=99
+            7,
+            b"hello",
+            priority=3,
+            payload_type=2,
+            epoch=0x0102030405060708,
+            expires_at_us=99,
+            is_durable=is_durable,
         )
         number, at = (7).to_bytes(8, "little"), (1).to_bytes(8, "little")
         assert data == (
@@ -426,7 +433,7 @@ class TestV2:
             + b"\x03\x02"
             + bytes(range(8, 0, -1))
             + (99).to_bytes(8, "little")
-            + bytes(4)
+            + bytes((0, 0, is_durable, 0))
             + b"hello"
         )
         assert len(data) == MIN_V2_HEADER_SIZE + 5 == 131

@@ -196,10 +196,12 @@ class TestReceiver:
             SignedEnvelope.decode(alone([BAD["version 8"]]).encode())
 
     @pytest.mark.parametrize("kind", [Kind.MESSAGE, Kind.REQUEST, Kind.PUBLICATION])
-    def test_takes_every_kind_of_message(self, kind: Kind) -> None:
-        (message,) = arrived(body(kind=kind, subject="arm/größe".encode())).new
+    @pytest.mark.parametrize("durable", [False, True])
+    def test_takes_every_kind_of_message(self, kind: Kind, durable: bool) -> None:
+        text = "arm/größe".encode()
+        (message,) = arrived(body(kind=kind, subject=text, is_durable=durable)).new
         assert (message.kind, message.subject, message.payload) == (kind, "arm/größe", b"hello")
-        assert not message.durable
+        assert message.durable == durable
 
     def test_takes_a_reply(self) -> None:
         (message,) = arrived(reply(), most=5).new

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from linkkit import body, events_of, hello, open_pair, ping
-from signedwire.types import Credit, Reason
+from linkkit import PLENTY, body, events_of, open_pair, ping, with_credit
+from signedwire.types import Reason
 from signedwire.wire import idle as idle_module
 from signedwire.wire import joint as joint_module
 from signedwire.wire.idle import ANSWERS_PER_MESSAGE, IdleMeter
@@ -78,17 +78,19 @@ class TestReceiptsThatNobodyWaitsFor:
 
 
 class TestOtherFrames:
-    def test_credit_that_grows_by_one_for_ever(self) -> None:
+    @pytest.mark.parametrize("stream", range(8))
+    def test_credit_that_grows_by_one_for_ever(self, stream: int) -> None:
         alice, _ = open_pair()
-        credit = hello().credit
+        messages, size = PLENTY[stream]
         for n in range(1, idle_module._MAX_LEVEL + 2):
-            alice.receive_data(CreditFrame(Credit(credit.messages + n, *credit[1:])).encode(), 0.0)
+            grown = with_credit(PLENTY, stream, messages + n, size)
+            alice.receive_data(CreditFrame(grown).encode(), 0.0)
         assert alice.is_closed
 
     def test_repeats_beyond_the_credit_count(self) -> None:
         alice, _ = open_pair()
-        credit = hello().credit
-        alice.count_repeats(credit.messages + credit.critical_messages, is_all=True, now=0.0)
+        granted = sum(credit.messages for credit in PLENTY)
+        alice.count_repeats(granted, is_all=True, now=0.0)
         assert not alice.is_costly
         for _ in range(1000):
             alice.count_repeats(1, is_all=True, now=0.0)

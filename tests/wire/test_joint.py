@@ -23,6 +23,7 @@ from linkkit import (
     open_pair,
     sent,
     session,
+    with_credit,
 )
 from signedwire.errors import EnvelopeError, RemoteProtocolError, SignatureError
 from signedwire.evidence.chain import Chain, LogChecker, LogHeader
@@ -30,7 +31,7 @@ from signedwire.identity import Identity, Label
 from signedwire.types import Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import batch_root, leaves_of
-from signedwire.wire.batch_signer import BatchSigner, SentBatch
+from signedwire.wire.batch_signer import BatchSigner
 from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.joint import is_root_signed, is_statement_signed, receipt_hash, sign_joint
 from signedwire.wire.large import EnvelopeStream, ReceiptProofStream
@@ -49,7 +50,8 @@ from signedwire.wire.link_frames import (
 )
 from signedwire.wire.parts import encode_batch, most_joined
 from signedwire.wire.receipt_proof import encode_receipt_proof, verify_receipt
-from signedwire.wire.receipt_signer import Answers, ReceiptSigner
+from signedwire.wire.receipt_signer import Acceptance, ReceiptSigner
+from signedwire.wire.sent_batch import SentBatch
 from signedwire.wire.session import BatchFailed, BatchReceived, Closed, ReceiptsReceived, Session
 
 ASKED: Final = [body(n, b"question %d" % n) for n in (1, 2, 3)]
@@ -119,9 +121,9 @@ class TestText:
         assert Label.JOINT.value == b"signedwire/joint/1\0"
 
     def test_the_signer_of_a_link_signs_both(self) -> None:
-        receipts = ReceiptSigner(BOB, ALICE.did, is_durable=True)
+        receipts = ReceiptSigner(BOB, ALICE.did)
         batch, joined = BatchSigner(BOB, receipts).sign(
-            REPLIES, Answers(ACCEPTED_ENVELOPES, ASKED_BATCH.leaves, 55)
+            REPLIES, Acceptance(ACCEPTED_ENVELOPES, ASKED_BATCH.leaves, 55, True)
         )
         assert joined is not None
         assert (joined.kind, joined.hashes) == (ACCEPTED_ENVELOPES, tuple(ASKED_BATCH.leaves))
@@ -131,7 +133,7 @@ class TestText:
         assert is_statement_signed(PARTIES, joined.statement, joined.signature, batch.root)
 
     def test_without_answers_a_batch_is_signed_alone(self) -> None:
-        batch, joined = BatchSigner(BOB, ReceiptSigner(BOB, ALICE.did, False)).sign(REPLIES, None)
+        batch, joined = BatchSigner(BOB, ReceiptSigner(BOB, ALICE.did)).sign(REPLIES, None)
         assert (batch, joined) == (sent(REPLIES, BOB), None)
 
 
@@ -228,7 +230,7 @@ class TestFrame:
             self.closes(raw_frame(EVERY, frame()[7 : 7 + size]))
 
     def test_over_the_credit(self) -> None:
-        alice = alice_open(credit=PLENTY._replace(messages=1))
+        alice = alice_open(credit=with_credit(PLENTY, 1, 1, 1 << 20))
         alice.receive_data(frame(), 0.0)
         (closed,) = events_of(alice)
         assert isinstance(closed, Closed)
@@ -250,7 +252,7 @@ class TestReceiving:
         receipts, batch = events_of(alice)
         assert receipts == ReceiptsReceived(JOINED)
         assert batch == BatchReceived(REPLIES, BATCH.root, BATCH.leaves, BATCH.signature)
-        assert alice.granted_unused.messages == PLENTY.messages - 2
+        assert alice.granted_unused(1).messages == PLENTY[1].messages - 2
 
     def test_over_two_sessions(self) -> None:
         alice, bob = open_pair()
@@ -258,7 +260,7 @@ class TestReceiving:
         exchange(alice, bob)
         (came,) = events_of(bob)
         assert isinstance(came, BatchReceived)
-        replied = bob.send_batch(REPLIES, Answers(ACCEPTED_BATCHES, [came.root], 77))
+        replied = bob.send_batch(REPLIES, Acceptance(ACCEPTED_BATCHES, [came.root], 77, False))
         exchange(alice, bob)
         receipts, batch = events_of(alice)
         assert isinstance(receipts, ReceiptsReceived)
@@ -310,7 +312,7 @@ class TestReceiving:
         assert read.bytes_read == size
         bob = session(BOB, ALICE)
         bob.receive_data(hello().encode(), 0.0)
-        bob.send_batch(REPLIES, Answers(ACCEPTED_BATCHES, [ASKED_BATCH.root], 77))
+        bob.send_batch(REPLIES, Acceptance(ACCEPTED_BATCHES, [ASKED_BATCH.root], 77, False))
         bob.data_to_send()
         assert bob.bytes_out == size
 

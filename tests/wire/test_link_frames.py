@@ -16,6 +16,7 @@ from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.link_frames import (
     Close,
     CreditFrame,
+    Epochs,
     Hello,
     LinkFrameDecoder,
     Part,
@@ -29,7 +30,7 @@ from signedwire.wire.link_frames import (
 U16, U32, U64 = 2**16 - 1, 2**32 - 1, 2**64 - 1
 EPOCHS = 2**63 - 1
 u16s, u32s, u64s = st.integers(0, U16), st.integers(0, U32), st.integers(0, U64)
-credits = st.builds(Credit, u64s, u64s, u64s, u64s)
+credits = st.tuples(*[st.builds(Credit, u64s, u64s)] * 8)
 hashes = st.binary(min_size=32, max_size=32)
 signatures = st.binary(min_size=64, max_size=64)
 
@@ -40,15 +41,15 @@ hellos = st.builds(
         **fields,
     ),
     st.tuples(u16s, u16s),
-    epoch=st.integers(1, EPOCHS),
     features=u64s,
     max_batch_bytes=st.integers(1024, U32),
     max_payload_size=u32s,
+    epochs=st.builds(Epochs, st.integers(1, EPOCHS), st.integers(1, EPOCHS)),
+    known_epochs=st.builds(Epochs, st.integers(0, EPOCHS), st.integers(0, EPOCHS)),
+    marks=st.tuples(*[u64s] * 8),
     credit=credits,
-    known_epoch=st.integers(0, EPOCHS),
-    marks=st.tuples(u64s, u64s, u64s, u64s),
 )
-streams, counts, lasts = st.integers(0, 3), st.integers(1, 256), st.binary(max_size=40)
+streams, counts, lasts = st.integers(0, 7), st.integers(1, 256), st.binary(max_size=40)
 longs = st.builds(lambda size, end: bytes(size) + end, st.integers(2046, 16_300), lasts)
 parts = st.one_of(
     st.builds(Part, st.just(3), streams, lasts, counts, u32s),
@@ -101,18 +102,29 @@ class TestLayouts:
         hello = Hello(
             min_version=2,
             max_version=3,
-            epoch=4,
-            features=5,
-            max_batch_bytes=6,
-            max_payload_size=7,
-            credit=Credit(8, 9, 10, 11),
-            known_epoch=12,
-            marks=(13, 14, 15, 16),
+            features=4,
+            max_batch_bytes=6000,
+            max_payload_size=5,
+            epochs=Epochs(durable=7, volatile=8),
+            known_epochs=Epochs(durable=9, volatile=10),
+            marks=tuple(range(11, 19)),
+            credit=tuple(Credit(n, n + 1) for n in range(19, 35, 2)),
         )
-        body = le(2, 2) + le(3, 2) + le(4, 8) + le(5, 8) + le(6, 4) + le(7, 4)
-        body += b"".join(le(n, 8) for n in range(8, 17))
-        assert len(body) == 100
+        body = le(2, 2) + le(3, 2) + le(4, 8) + le(5, 4) + le(6000, 4)
+        body += b"".join(le(n, 8) for n in range(7, 35))
+        assert len(body) == 244
         assert hello.encode() == framed(1, body)
+        assert decode(1, body) == hello
+
+    @pytest.mark.parametrize("stream", range(8))
+    def test_the_fields_of_a_stream(self, stream: int) -> None:
+        numbers = [0] * 24
+        numbers[stream], numbers[8 + 2 * stream : 10 + 2 * stream] = 7, (8, 9)
+        body = le(2, 2) + le(2, 2) + bytes(12) + le(1024, 4) + le(1, 8) + le(1, 8) + bytes(16)
+        hello = decode(1, body + b"".join(le(n, 8) for n in numbers))
+        assert isinstance(hello, Hello)
+        assert hello.marks == tuple(7 * (n == stream) for n in range(8))
+        assert hello.credit == tuple(Credit(8, 9) if n == stream else (0, 0) for n in range(8))
 
     @pytest.mark.parametrize(
         ("part", "body"),
@@ -122,6 +134,9 @@ class TestLayouts:
             (Part(0, 2, b"abc"), b"\0\2abc"),
             (Part(2, 0, b""), b"\2\0"),
             (Part(4, 0), b"\4\0"),
+            (Part(3, 4, b"abc", 1, 9), b"\3\4" + le(1, 2) + le(9, 4) + b"abc"),
+            (Part(2, 7, b""), b"\2\7"),
+            (Part(4, 5), b"\4\5"),
         ],
     )
     def test_parts(self, part: Part, body: bytes) -> None:
@@ -151,9 +166,10 @@ class TestLayouts:
         assert frame.explanation == text.decode()
 
     def test_credit_ping_pong(self) -> None:
-        assert CreditFrame(Credit(1, 2, 3, 4)).encode() == framed(
-            5, b"".join(le(n, 8) for n in (1, 2, 3, 4))
-        )
+        credit = tuple(Credit(n, n + 1) for n in range(1, 17, 2))
+        body = b"".join(le(n, 8) for n in range(1, 17))
+        assert len(body) == 128
+        assert CreditFrame(credit).encode() == framed(5, body)
         ping = Ping(9, Stamp(1, 2))
         numbers = [le(number, 8) for number in (9, 1, 2, 3, 4, 5, 6)]
         assert ping.encode() == framed(6, b"".join(numbers[:3]))
@@ -204,10 +220,10 @@ class TestRanges:
         else:
             refusal(raw[4], raw[5:] + more)
 
-    @given(hellos, st.binary(max_size=16 * 1024 - 101))
+    @given(hellos, st.binary(max_size=16 * 1024 - 5 - 244))
     def test_a_later_version_may_add_to_its_hello(self, hello: Hello, more: bytes) -> None:
         body = hello.encode()[5:]
-        assert len(body) == 100
+        assert len(body) == 244
         data = framed(frames.HELLO, body + more)
         ((kind, body),) = LinkFrameDecoder().receive_data(data)
         assert decode(kind, body) == hello
@@ -230,14 +246,19 @@ class TestRanges:
         ("at", "field"),
         [
             (0, le(3, 2) + le(2, 2)),
-            (4, bytes(8)),
-            (4, le(EPOCHS + 1, 8)),
-            (4, le(U64, 8)),
+            (20, bytes(8)),
+            (20, le(EPOCHS + 1, 8)),
+            (20, le(U64, 8)),
+            (28, bytes(8)),
+            (28, le(EPOCHS + 1, 8)),
+            (28, le(U64, 8)),
             # The owner of that epoch could not take a later one.
-            (60, le(EPOCHS + 1, 8)),
-            (60, le(U64, 8)),
-            (20, le(0, 4)),
-            (20, le(1023, 4)),
+            (36, le(EPOCHS + 1, 8)),
+            (36, le(U64, 8)),
+            (44, le(EPOCHS + 1, 8)),
+            (44, le(U64, 8)),
+            (16, le(0, 4)),
+            (16, le(1023, 4)),
         ],
     )
     @given(hellos, st.binary(max_size=3))
@@ -251,22 +272,22 @@ class TestRanges:
             == "the peer sent a HELLO with illegal versions, epochs or sizes"
         )
 
-    @pytest.mark.parametrize("epoch", [1, EPOCHS])
-    @pytest.mark.parametrize("known_epoch", [0, EPOCHS])
+    @pytest.mark.parametrize("epochs", list(itertools.product((1, EPOCHS), repeat=2)))
+    @pytest.mark.parametrize("known_epochs", list(itertools.product((0, EPOCHS), repeat=2)))
     @pytest.mark.parametrize("max_payload_size", [0, 1 << 20, U32])
     def test_a_hello_at_its_limits(
-        self, epoch: int, known_epoch: int, max_payload_size: int
+        self, epochs: tuple[int, int], known_epochs: tuple[int, int], max_payload_size: int
     ) -> None:
         hello = Hello(
             min_version=2,
             max_version=2,
-            epoch=epoch,
             features=U64,
             max_batch_bytes=1024,
             max_payload_size=max_payload_size,
-            credit=Credit(U64, 0, U64, 0),
-            known_epoch=known_epoch,
-            marks=(U64, 0, U64, 0),
+            epochs=Epochs(*epochs),
+            known_epochs=Epochs(*known_epochs),
+            marks=(U64, 0) * 4,
+            credit=(Credit(U64, 0), Credit(0, U64)) * 4,
         )
         assert decode(frames.HELLO, hello.encode()[5:]) == hello
 
@@ -291,7 +312,7 @@ class TestRanges:
             f"the peer sent a part with the flags {flags} in stream 0"
         )
 
-    @pytest.mark.parametrize("stream", [4, 7, 8, 255])
+    @pytest.mark.parametrize("stream", [8, 9, 128, 255])
     @pytest.mark.parametrize("flags", [0, 1, 2, 3, 4])
     def test_streams_of_a_part(self, flags: int, stream: int) -> None:
         body = bytes([flags, stream]) + le(1, 2) + le(9, 4) + bytes(4000)

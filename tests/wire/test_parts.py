@@ -16,17 +16,21 @@ from linkkit import (
     PLENTY,
     batches_of,
     body,
+    body_of,
+    credits,
     events_of,
     frames_of,
     hello,
     open_pair,
     read_clocks,
     session,
+    with_credit,
 )
 from signedwire.errors import RemoteProtocolError
 from signedwire.types import Credit, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.envelope import sign_batch
+from signedwire.wire.header import stream_of
 from signedwire.wire.link_frames import ABORT, FIRST, LAST, CreditFrame, Part, Read, Receipts
 from signedwire.wire.parts import BatchWriter, IncomingBatches, OutgoingBatches, encode_batch
 from signedwire.wire.session import (
@@ -40,7 +44,7 @@ from signedwire.wire.session import (
 
 SIGNATURE = bytes(range(64))
 FIRST_ROOM, LATER_ROOM = 16_371, 16_377
-BIG = Credit(10_000, 1 << 30, 10_000, 1 << 30)
+BIG = credits(10_000, 1 << 30, 10_000, 1 << 30)
 
 
 def joined(bodies: list[bytes]) -> bytes:
@@ -53,9 +57,9 @@ def parts_of(data: bytes) -> list[Part]:
     return parts
 
 
-def of_size(size: int, priority: int = 1) -> bytes:
+def of_size(size: int, stream: int = 1) -> bytes:
     """A body with which the batch has so many bytes."""
-    return body(1, bytes(size - 68 - 126), priority=priority)
+    return body_of(stream, 1, bytes(size - 68 - 126))
 
 
 class TestWriter:
@@ -136,6 +140,108 @@ class TestOutgoing:
         assert taken(outgoing, FIRST_ROOM) == [(1, 300)]
         assert outgoing.abort(1) == []  # the last part was taken
         assert outgoing.top == 0
+
+    @pytest.mark.parametrize("above", [1, 5])
+    @pytest.mark.parametrize("below", [0, 4])
+    def test_a_higher_priority_goes_before_both_streams_of_a_lower_one(
+        self, above: int, below: int
+    ) -> None:
+        outgoing = OutgoingBatches()
+        outgoing.add(writer(40_000, below))
+        outgoing.add(writer(40_000, below ^ 4))
+        begun = taken(outgoing, 1)
+        assert begun == [(4, FIRST_ROOM)]  # neither is ahead
+        outgoing.add(writer(40_000, above))
+        assert outgoing.top == 1
+        assert [stream for stream, _ in taken(outgoing, 40_000)] == [above] * 3
+        outgoing.add(writer(300, above))
+        outgoing.add(writer(300, above ^ 4))
+        assert sorted(taken(outgoing, 600)) == [(1, 300), (5, 300)]
+        assert outgoing.top == 0
+        assert [stream for stream, _ in taken(outgoing, None)] == [0, 4, 0, 4, 0]
+
+    @pytest.mark.parametrize("priority", range(4))
+    @pytest.mark.parametrize("is_durable_first", [False, True])
+    def test_the_volatile_stream_goes_first_when_even(
+        self, priority: int, is_durable_first: bool
+    ) -> None:
+        outgoing = OutgoingBatches()
+        streams = [priority, priority + 4] if is_durable_first else [priority + 4, priority]
+        for stream in streams * 3:
+            outgoing.add(writer(500, stream))
+        expected = [(priority + 4, 500), (priority, 500)] * 3
+        assert taken(outgoing, None) == expected
+
+    def test_other_priorities_do_not_count(self) -> None:
+        outgoing = OutgoingBatches()
+        outgoing.add(writer(5000, 1))
+        outgoing.take()
+        for stream in (0, 4, 2, 6, 5, 1):
+            outgoing.add(writer(500, stream))
+        assert [stream for stream, _ in taken(outgoing, None)] == [6, 2, 5, 1, 4, 0]
+
+    @given(
+        st.lists(st.integers(200, 66_000), min_size=1, max_size=12),
+        st.lists(st.integers(200, 66_000), min_size=1, max_size=12),
+    )
+    @settings(deadline=None, max_examples=60)
+    def test_two_streams_of_a_priority_take_turns_by_bytes(
+        self, durable: list[int], volatile: list[int]
+    ) -> None:
+        """As long as both have something to send, neither is ahead by more than a part."""
+        outgoing = OutgoingBatches()
+        for size in durable:
+            outgoing.add(writer(size, 2))
+        for size in volatile:
+            outgoing.add(writer(size, 6))
+        handed = {2: 0, 6: 0}
+        while outgoing.has(2) and outgoing.has(6):
+            lead = handed[2] - handed[6]
+            ((stream, size),) = taken(outgoing, 1)
+            assert stream == (6 if lead >= 0 else 2)
+            handed[stream] += size
+            assert abs(handed[2] - handed[6]) <= LATER_ROOM
+        for stream, size in taken(outgoing, None):
+            handed[stream] += size
+        assert handed == {2: sum(durable), 6: sum(volatile)}
+
+    @pytest.mark.parametrize("alone", [1, 5])
+    def test_a_stream_that_was_alone_for_long(self, alone: int) -> None:
+        """It waits at most for one batch of the other stream, and then they take turns."""
+        outgoing = OutgoingBatches()
+        for _ in range(50):
+            outgoing.add(writer(60_000, alone))
+            outgoing.take()
+        for _ in range(20):
+            outgoing.add(writer(10_000, alone ^ 4))
+        for _ in range(20):
+            outgoing.add(writer(10_000, alone))
+        order = [stream for stream, _ in taken(outgoing, None)]
+        waits = order.index(alone)
+        assert order[:waits] == [alone ^ 4] * waits
+        assert frames.MAX_BATCH_BYTES // 10_000 <= waits <= frames.MAX_BATCH_BYTES // 10_000 + 1
+        both = order[waits : waits + 2 * (20 - waits)]
+        assert both.count(alone) == len(both) // 2
+        assert not any(a == b == c for a, b, c in zip(both, both[1:], both[2:], strict=False))
+
+    @pytest.mark.parametrize("late", [1, 5])
+    def test_a_stream_that_comes_late_is_not_starved(self, late: int) -> None:
+        """After any past of the two, its first part goes after at most a batch of the other."""
+        draw = random.Random(7)
+        outgoing = OutgoingBatches()
+        for _ in range(200):
+            for _ in range(draw.randrange(1, 4)):
+                outgoing.add(writer(draw.randrange(200, 66_000), draw.choice((1, 5))))
+            outgoing.take()
+            for _ in range(30):
+                outgoing.add(writer(15_000, late ^ 4))
+            outgoing.add(writer(300, late))
+            before = 0
+            for stream, size in taken(outgoing, None):
+                if stream == late:
+                    break
+                before += size
+            assert before <= frames.MAX_BATCH_BYTES + 15_000
 
     @pytest.mark.parametrize(
         ("room", "sizes"),
@@ -234,7 +340,31 @@ MALFORMED = {
     "less than a header": ([whole(joined([bytes(121)]), total=121)], "an envelope of 121 bytes"),
     "another priority": (
         [whole(JOINED, stream=2)],
-        "an envelope of priority 1 in stream 2",
+        "an envelope of stream 1 in stream 2",
+    ),
+    "volatile, in its durable stream": (
+        [whole(joined([of_size(5000, 5)]), stream=1)],
+        "an envelope of stream 5 in stream 1",
+    ),
+    "durable, in its volatile stream": (
+        [whole(JOINED, stream=5)],
+        "an envelope of stream 1 in stream 5",
+    ),
+    "another priority, volatile": (
+        [whole(joined([of_size(5000, 5)]), stream=6)],
+        "an envelope of stream 5 in stream 6",
+    ),
+    "another priority and volatile": (
+        [whole(joined([of_size(5000, 6)]), stream=1)],
+        "an envelope of stream 6 in stream 1",
+    ),
+    "no first in this volatile stream": (
+        [first(), Part(LAST, 5, JOINED[3000:])],
+        "a part of a batch that has not begun",
+    ),
+    "an abort of the volatile stream": (
+        [first(), Part(ABORT, 5)],
+        "the abort of a batch that has not begun",
     ),
     "too large": (
         [first(count=2, total=65_537)],
@@ -279,11 +409,31 @@ class TestMalformed:
         )
 
     def test_the_credit_is_charged_with_the_first_part(self) -> None:
-        bob = session(credit=Credit(9, 65_535, 9, 9))
-        bob.receive_data(hello().encode() + first(total=65_536).encode(), 0.0)
-        *_, closed = events_of(bob)
-        assert isinstance(closed, Closed)
-        assert closed.cause == "the peer sent more than it was granted"
+        for credit in (credits(9, 65_535, 9, 9), with_credit(BIG, 1, 9, 65_535)):
+            bob = session(credit=credit)
+            bob.receive_data(hello().encode() + first(total=65_536).encode(), 0.0)
+            *_, closed = events_of(bob)
+            assert isinstance(closed, Closed)
+            assert closed.cause == "the peer sent more than it was granted"
+
+    @pytest.mark.parametrize("is_first", [True, False])
+    @pytest.mark.parametrize("stream", range(8))
+    @pytest.mark.parametrize("other", range(8))
+    def test_a_batch_has_one_stream(self, stream: int, other: int, is_first: bool) -> None:
+        """So a mixed batch does not evade the credit and the order of a stream."""
+        bodies = [body_of(stream, 1), body_of(other, 2)]
+        if is_first:
+            bodies.reverse()
+        bob = session(BOB, ALICE)
+        bob.receive_data(hello().encode(), 0.0)
+        bob.receive_data(encode_batch(sign_batch(ALICE, bodies)[1], bodies, stream), 0.0)
+        _, event = events_of(bob)
+        if stream == other:
+            assert isinstance(event, BatchReceived)
+            return
+        assert isinstance(event, Closed)
+        assert event.code == frames.CLOSE_PROTOCOL_ERROR
+        assert event.cause == f"the peer sent an envelope of stream {other} in stream {stream}"
 
     def test_a_single_body_may_be_larger_than_a_batch(self) -> None:
         incoming = IncomingBatches(1024, 5000)
@@ -293,20 +443,22 @@ class TestMalformed:
 
 
 class TestAbort:
-    def test_its_credit_is_granted_again_at_once(self) -> None:
+    @pytest.mark.parametrize("stream", range(8))
+    def test_its_credit_is_granted_again_at_once(self, stream: int) -> None:
         alice, bob = open_pair()
-        begun = first(count=3, total=20_000)
-        unused = bob.granted_unused
+        begun = Part(FIRST, stream, JOINED[:3000], 3, 20_000)
+        unused = [bob.granted_unused(each) for each in range(8)]
         bob.receive_data(begun.encode(), 0.0)
-        assert bob.granted_unused == unused  # as long as the batch is not complete
-        bob.receive_data(Part(ABORT, 1).encode(), 0.0)
-        assert bob.granted_unused == unused
-        grant = PLENTY.plus(3, 20_000, is_critical=False)
+        # as long as the batch is not complete
+        assert [bob.granted_unused(each) for each in range(8)] == unused
+        bob.receive_data(Part(ABORT, stream).encode(), 0.0)
+        assert [bob.granted_unused(each) for each in range(8)] == unused == list(PLENTY)
+        grant = with_credit(PLENTY, stream, *PLENTY[stream].plus(3, 20_000))
         assert CreditFrame(grant) in frames_of(bob.data_to_send())
         assert events_of(bob) == []
-        bob.receive_data(whole(JOINED).encode(), 0.0)
+        bob.receive_data(whole(joined([of_size(5000, stream)]), stream=stream).encode(), 0.0)
         assert not bob.is_closed
-        assert alice.send_window() == PLENTY
+        assert [alice.send_window(each) for each in range(8)] == list(PLENTY)
 
 
 class TestTime:
@@ -434,19 +586,19 @@ class TestEndToEnd:
         sys.stdout.write(f"seed {seed}\n")
         draw = random.Random(seed)
         alice, bob = open_pair(ours=BIG, theirs=BIG)
-        sent: dict[int, list[list[bytes]]] = {stream: [] for stream in range(4)}
-        got: dict[int, list[list[bytes]]] = {stream: [] for stream in range(4)}
+        sent: dict[int, list[list[bytes]]] = {stream: [] for stream in range(8)}
+        got: dict[int, list[list[bytes]]] = {stream: [] for stream in range(8)}
         for number in range(draw.randrange(1, 12)):
-            stream = draw.randrange(4)
+            stream = draw.randrange(8)
             sizes = [draw.choice((0, 5, 300))] * draw.randrange(1, 100)
             if draw.random() < 0.4:
                 sizes = [draw.randrange(60_000)]
-            bodies = [body(number + 1, draw.randbytes(size), priority=stream) for size in sizes]
+            bodies = [body_of(stream, number + 1, draw.randbytes(size)) for size in sizes]
             alice.send_batch(bodies)
             sent[stream].append(bodies)
             for _ in range(draw.randrange(3)):
                 self.carry(draw, alice, bob, draw.choice((1, 20_000, 50_000)), got)
-        while alice.top_stream >= 0:
+        while alice.top_priority >= 0:
             self.carry(draw, alice, bob, draw.choice((1, 20_000, None)), got)
         assert got == sent
         assert not bob.is_closed
@@ -469,7 +621,7 @@ class TestEndToEnd:
         alice.receive_data(bob.data_to_send(), 0.0)
         for event in events_of(bob):
             assert isinstance(event, BatchReceived)
-            got[event.bodies[0][104]].append(event.bodies)
+            got[stream_of(event.bodies[0])].append(event.bodies)
 
     @settings(deadline=None, max_examples=60)
     @given(st.integers(0, 2**32 - 1))
@@ -479,8 +631,8 @@ class TestEndToEnd:
         draw = random.Random(seed)
         good: list[list[bytes]] = []
         parts: list[bytes] = []
-        for stream in range(4):
-            bodies = [body(1, draw.randbytes(draw.randrange(50_000)), priority=stream)]
+        for stream in range(8):
+            bodies = [body_of(stream, 1, draw.randbytes(draw.randrange(50_000)))]
             good.append(bodies)
             data = encode_batch(sign_batch(ALICE, bodies)[1], bodies)
             parts += [part.encode() for part in parts_of(data)]
@@ -504,7 +656,7 @@ class TestAborts:
     def test_the_peer_forgets_the_batch_and_grants_its_credit_again(self) -> None:
         alice, bob = open_pair(theirs=BIG)
         large, small = body(1, bytes(50_000)), body(2)
-        window = alice.send_window()
+        window = alice.send_window(1)
         alice.send_batch([large])
         bob.receive_data(alice.data_to_send(1), 0.0)
         assert len(bob._incoming.unfinished) == 1
@@ -512,12 +664,12 @@ class TestAborts:
         assert not alice.is_sending(1)
         later = alice.send_batch([small])
         bob.receive_data(alice.data_to_send(), 0.0)
-        assert bob._incoming.unfinished == []
+        assert not bob._incoming.unfinished
         (event,) = events_of(bob)
         assert isinstance(event, BatchReceived)
         assert event.root == later.root
         alice.receive_data(bob.data_to_send(), 0.0)
-        assert alice.send_window() == window.minus(Credit(1, len(small), 0, 0))
+        assert alice.send_window(1) == window.minus(Credit(1, len(small)))
         assert not alice.is_closed
 
     def test_not_after_the_last_part(self) -> None:

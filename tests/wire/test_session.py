@@ -21,6 +21,8 @@ from linkkit import (
     EVE,
     PLENTY,
     body,
+    body_of,
+    credits,
     events_of,
     exchange,
     frames_of,
@@ -30,6 +32,7 @@ from linkkit import (
     pong,
     read_clocks,
     session,
+    with_credit,
 )
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit, Priority, Reason
@@ -37,9 +40,12 @@ from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import leaf_of
 from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.envelope import sign_batch
+from signedwire.wire.granted_credit import GrantedCredit
+from signedwire.wire.header import STREAMS, VOLATILE, stream_of
 from signedwire.wire.link_frames import (
     Close,
     CreditFrame,
+    Epochs,
     Part,
     Ping,
     Pong,
@@ -62,14 +68,24 @@ from signedwire.wire.session import (
 )
 from signedwire.wire.session_events import CLOSE_MISSING
 
-NOTHING = Credit(0, 0, 0, 0)
+NOTHING = Credit(0, 0)
 ROOT = bytes(range(32))
 
 
 def envelopes(bodies: list[bytes] | None = None, signer: Identity = BOB) -> bytes:
     """An ENVELOPES frame from Bob to Alice."""
     bodies = bodies or [body(sender=BOB, recipient=ALICE)]
-    return encode_batch(sign_batch(signer, bodies)[1], bodies, bodies[0][104])
+    return encode_batch(sign_batch(signer, bodies)[1], bodies)
+
+
+def window(a_session: Session) -> tuple[Credit, ...]:
+    """What is left of the credit of each stream."""
+    return tuple(map(a_session.send_window, range(STREAMS)))
+
+
+def unused(a_session: Session) -> tuple[Credit, ...]:
+    """What is left of the credit of each stream of the peer."""
+    return tuple(map(a_session.granted_unused, range(STREAMS)))
 
 
 def receipt(
@@ -109,7 +125,7 @@ FRAMES: dict[str, bytes] = {
     "ENVELOPES": envelopes(),
     "RECEIPT": receipt().encode(),
     "REFUSAL": receipt(4).encode(),
-    "CREDIT": CreditFrame(Credit(*(n + 1 for n in PLENTY))).encode(),
+    "CREDIT": CreditFrame(tuple(each.plus(1, 1) for each in PLENTY)).encode(),
     "PING": ping(5).encode(),
     "PONG": pong(5).encode(),
     "CLOSE": Close(frames.CLOSE_EVICTED, "bye").encode(),
@@ -131,7 +147,12 @@ class TestDispatch:
     def test_the_hello_opens(self) -> None:
         alice = session()
         alice.data_to_send()
-        theirs = hello(epoch=77, marks=(1, 2, 3, 4), known_epoch=9, features=2**63)
+        theirs = hello(
+            epochs=Epochs(77, 78),
+            known_epochs=Epochs(9, 10),
+            marks=tuple(range(8)),
+            features=2**63,
+        )
         alice.receive_data(theirs.encode(), 0.0)
         assert events_of(alice) == [HelloReceived(theirs)]
         assert alice.state is State.OPEN
@@ -230,13 +251,16 @@ class TestDispatch:
     @pytest.mark.parametrize(
         "changes",
         [
-            {"epoch": 0},
-            {"epoch": 2**63},
-            {"known_epoch": 2**63},
+            {"epochs": Epochs(0, 9)},
+            {"epochs": Epochs(9, 0)},
+            {"epochs": Epochs(2**63, 9)},
+            {"epochs": Epochs(9, 2**63)},
+            {"known_epochs": Epochs(2**63, 0)},
+            {"known_epochs": Epochs(0, 2**63)},
             {"max_batch_bytes": 1023},
         ],
     )
-    def test_a_hello_out_of_its_limits(self, changes: dict[str, int]) -> None:
+    def test_a_hello_out_of_its_limits(self, changes: dict[str, Any]) -> None:
         alice = session()
         alice.receive_data(hello(**changes).encode() + FRAMES["ENVELOPES"], 0.0)
         event = ended(alice)
@@ -342,6 +366,7 @@ class TestSignatures:
         replace(receipt(), kind=frames.HANDLED_ENVELOPES),
         replace(receipt(), kind=frames.ACCEPTED_ENVELOPES),
         replace(receipt(), at_us=8),
+        replace(receipt(), code=1),  # committed
         replace(receipt(), hashes=(bytes(32),)),
         replace(receipt(), hashes=(ROOT, ROOT)),
         replace(receipt(frames.ACCEPTED_BATCHES, ROOT, bytes(32)), hashes=(bytes(32), ROOT)),
@@ -373,7 +398,9 @@ class TestSignatures:
         # refused the envelopes.
         assert events_of(alice) == [BatchFailed(bodies)]
         assert alice.state is State.OPEN
-        assert alice.granted_unused.messages == PLENTY.messages - 2
+        messages, size = PLENTY[1]
+        used = with_credit(PLENTY, 1, messages - 2, size - sum(map(len, bodies)))
+        assert unused(alice) == used
 
     def test_a_failed_batch_is_refused_by_name_before_the_end(self) -> None:
         alice, bob = open_pair()
@@ -406,12 +433,12 @@ class TestSignatures:
         for event in events_of(alice):
             assert isinstance(event, BatchFailed | Closed)
 
-    @pytest.mark.parametrize("is_durable", [False, True])
-    def test_receipts_that_we_sign(self, is_durable: bool) -> None:
+    @pytest.mark.parametrize("kind", [1, 2, 3])
+    @pytest.mark.parametrize("is_committed", [False, True])
+    def test_receipts_that_we_sign(self, kind: int, is_committed: bool) -> None:
         alice, bob = open_pair()
-        bob._signer.is_durable = is_durable
         hashes = [n.to_bytes(32, "big") for n in range(501)]
-        bob.send_receipts(frames.HANDLED_ENVELOPES, hashes, 55)
+        bob.send_receipts(kind, hashes, 55, is_committed=is_committed)
         exchange(alice, bob)
         first, second = events_of(alice)
         assert isinstance(first, ReceiptsReceived)
@@ -419,8 +446,22 @@ class TestSignatures:
         assert (len(first.receipts.hashes), len(second.receipts.hashes)) == (500, 1)
         assert [*first.receipts.hashes, *second.receipts.hashes] == hashes
         for part in (first.receipts, second.receipts):
-            assert (part.kind, part.at_us) == (frames.HANDLED_ENVELOPES, 55)
-            assert part.is_committed == is_durable
+            assert (part.kind, part.at_us) == (kind, 55)
+            assert part.is_committed == is_committed
+            assert part.statement[9] == int(is_committed)  # so it is signed
+
+    def test_committed_is_said_for_each_receipt_by_itself(self) -> None:
+        alice, bob = open_pair()
+        bob.send_receipts(frames.ACCEPTED_BATCHES, [ROOT], 7)
+        bob.send_receipts(frames.ACCEPTED_BATCHES, [ROOT], 7, is_committed=True)
+        bob.send_receipts(frames.ACCEPTED_BATCHES, [ROOT], 7, is_committed=False)
+        exchange(alice, bob)
+        said = [
+            event.receipts.is_committed
+            for event in events_of(alice)
+            if isinstance(event, ReceiptsReceived)
+        ]
+        assert said == [False, True, False]
 
     def test_refusals_that_we_sign(self) -> None:
         """One statement for each reason and text, whatever the order, and one signature."""
@@ -461,21 +502,25 @@ URGENT = body(sender=BOB, recipient=ALICE, priority=Priority.CRITICAL)
 SIZE = len(SMALL)
 
 
+def from_bob(stream: int) -> bytes:
+    """A body of Bob for Alice, of the size of `SMALL`."""
+    return body_of(stream, sender=BOB, recipient=ALICE)
+
+
 class TestCreditIn:
     """The peer never exceeds the credit that we granted."""
 
+    @pytest.mark.parametrize("stream", range(STREAMS))
     @pytest.mark.parametrize(
-        ("credit", "bodies"),
-        [
-            (Credit(1, 1000, 9, 9000), [SMALL, SMALL]),
-            (Credit(9, SIZE * 2 - 1, 9, 9000), [SMALL, SMALL]),
-            (Credit(9, 9000, 1, 1000), [URGENT, URGENT]),
-            (Credit(9, 9000, 9, SIZE * 2 - 1), [URGENT, URGENT]),
-            (Credit(9, 9000, 0, 9000), [URGENT]),
-            (Credit(0, 9000, 9, 9000), [SMALL]),
-        ],
+        ("messages", "size", "count"),
+        [(1, 1000, 2), (9, SIZE * 2 - 1, 2), (0, 9000, 1), (9, 0, 1), (9, SIZE - 1, 1)],
     )
-    def test_a_peer_that_sends_more_is_closed(self, credit: Credit, bodies: list[bytes]) -> None:
+    def test_a_peer_that_sends_more_is_closed(
+        self, stream: int, messages: int, size: int, count: int
+    ) -> None:
+        bodies = [from_bob(stream)] * count
+        # However much credit the other streams have.
+        credit = with_credit(credits(9, 9000, 9, 9000), stream, messages, size)
         for parts in ([bodies], [[each] for each in bodies]):
             alice = open_alice(credit=credit)
             for part in parts:
@@ -484,35 +529,79 @@ class TestCreditIn:
             assert event.cause == "the peer sent more than it was granted"
             assert event.code == frames.CLOSE_PROTOCOL_ERROR
 
-    def test_a_batch_that_failed_is_counted_too(self) -> None:
-        alice = open_alice(credit=Credit(1, 1000, 0, 0))
-        alice.receive_data(envelopes([SMALL], EVE), 0.0)
-        alice.receive_data(envelopes([SMALL]), 0.0)
+    @pytest.mark.parametrize(
+        ("credit", "stream", "count"),
+        [
+            (credits(1, 1000, 9, 9000), 1, 2),
+            (credits(9, SIZE * 2 - 1, 9, 9000), 1, 2),
+            (credits(9, 9000, 1, 1000), 3, 2),
+            (credits(9, 9000, 9, SIZE * 2 - 1), 3, 2),
+            (credits(9, 9000, 0, 9000), 3, 1),
+            (credits(0, 9000, 9, 9000), 1, 1),
+        ],
+    )
+    def test_critical_and_the_others(
+        self, credit: tuple[Credit, ...], stream: int, count: int
+    ) -> None:
+        for at in (stream, stream + VOLATILE):
+            bodies = [from_bob(at)] * count
+            for parts in ([bodies], [[each] for each in bodies]):
+                alice = open_alice(credit=credit)
+                for part in parts:
+                    alice.receive_data(envelopes(part), 0.0)
+                assert ended(alice).cause == "the peer sent more than it was granted"
+
+    @pytest.mark.parametrize("stream", range(STREAMS))
+    def test_a_stream_that_is_full_does_not_affect_another(self, stream: int) -> None:
+        alice = open_alice(credit=credits(2, 2 * SIZE, 2, 2 * SIZE))
+        alice.receive_data(envelopes([from_bob(stream)] * 2), 0.0)
+        left = with_credit(credits(2, 2 * SIZE, 2, 2 * SIZE), stream, 0, 0)
+        assert unused(alice) == left
+        for other in range(STREAMS):
+            if other != stream:
+                alice.receive_data(envelopes([from_bob(other)] * 2), 0.0)
+        assert [type(event) for event in events_of(alice)] == [BatchReceived] * STREAMS
+        assert unused(alice) == (NOTHING,) * STREAMS
+        alice.receive_data(envelopes([from_bob(stream)]), 0.0)
+        assert ended(alice).cause == "the peer sent more than it was granted"
+
+    @pytest.mark.parametrize("stream", range(STREAMS))
+    def test_a_batch_that_failed_is_counted_too(self, stream: int) -> None:
+        alice = open_alice(credit=with_credit(credits(0, 0, 0, 0), stream, 1, 1000))
+        alice.receive_data(envelopes([from_bob(stream)], EVE), 0.0)
+        alice.receive_data(envelopes([from_bob(stream)]), 0.0)
         assert [type(event) for event in events_of(alice)] == [BatchFailed, Closed]
 
     def test_to_the_last_byte(self) -> None:
-        alice = open_alice(credit=Credit(2, 2 * SIZE, 2, 2 * SIZE))
-        alice.receive_data(envelopes([SMALL, SMALL]) + envelopes([URGENT, URGENT]), 0.0)
-        assert [type(event) for event in events_of(alice)] == [BatchReceived] * 2
+        alice = open_alice(credit=credits(2, 2 * SIZE, 2, 2 * SIZE))
+        for stream in range(STREAMS):
+            alice.receive_data(envelopes([from_bob(stream)] * 2), 0.0)
+        assert [type(event) for event in events_of(alice)] == [BatchReceived] * STREAMS
 
-    def test_what_is_not_yet_told_is_not_yet_granted(self) -> None:
-        alice = open_alice(credit=Credit(8, 1 << 20, 0, 0))
-        alice.receive_data(envelopes([SMALL] * 6), 0.0)
-        alice.grant(1, SIZE, is_critical=False)
+    @pytest.mark.parametrize("stream", range(STREAMS))
+    def test_what_is_not_yet_told_is_not_yet_granted(self, stream: int) -> None:
+        small = from_bob(stream)
+        alice = open_alice(credit=with_credit(credits(0, 0, 0, 0), stream, 8, 1 << 20))
+        alice.receive_data(envelopes([small] * 6), 0.0)
+        alice.grant(stream, 1, SIZE)
         assert alice.data_to_send() == b""
-        alice.receive_data(envelopes([SMALL] * 2), 0.0)
+        alice.receive_data(envelopes([small] * 2), 0.0)
         assert alice.state is State.OPEN
-        alice.receive_data(envelopes([SMALL]), 0.0)
+        alice.receive_data(envelopes([small]), 0.0)
         assert ended(alice).cause == "the peer sent more than it was granted"
 
-    def test_what_is_told_is_granted(self) -> None:
-        alice = open_alice(credit=Credit(8, 1 << 20, 0, 0))
-        alice.receive_data(envelopes([SMALL] * 8), 0.0)
-        alice.grant(1, SIZE, is_critical=False)
-        assert frames_of(alice.data_to_send()) == [CreditFrame(Credit(9, (1 << 20) + SIZE, 0, 0))]
-        alice.receive_data(envelopes([SMALL]), 0.0)
+    @pytest.mark.parametrize("stream", range(STREAMS))
+    def test_what_is_told_is_granted(self, stream: int) -> None:
+        small = from_bob(stream)
+        first = with_credit(credits(0, 0, 0, 0), stream, 8, 1 << 20)
+        alice = open_alice(credit=first)
+        alice.receive_data(envelopes([small] * 8), 0.0)
+        alice.grant(stream, 1, SIZE)
+        told = with_credit(first, stream, 9, (1 << 20) + SIZE)
+        assert frames_of(alice.data_to_send()) == [CreditFrame(told)]
+        alice.receive_data(envelopes([small]), 0.0)
         assert alice.state is State.OPEN
-        alice.receive_data(envelopes([SMALL]), 0.0)
+        alice.receive_data(envelopes([small]), 0.0)
         assert alice.is_closed
 
     @pytest.mark.parametrize("size", [0, 121])
@@ -523,108 +612,190 @@ class TestCreditIn:
 
     @pytest.mark.parametrize("bodies", [[URGENT, SMALL], [SMALL, URGENT]])
     def test_a_batch_has_one_priority(self, bodies: list[bytes]) -> None:
-        """So a mixed batch does not evade the credit of a lane."""
+        """So a mixed batch does not evade the credit of a stream."""
         alice = open_alice()
         alice.receive_data(envelopes(bodies), 0.0)
-        stream, other = (each[104] for each in bodies)
-        cause = f"the peer sent an envelope of priority {other} in stream {stream}"
+        stream, other = map(stream_of, bodies)
+        cause = f"the peer sent an envelope of stream {other} in stream {stream}"
         assert ended(alice).cause == cause
+
+    @pytest.mark.parametrize("priority", range(4))
+    @pytest.mark.parametrize("is_durable", [False, True])
+    def test_a_batch_is_durable_or_volatile(self, priority: int, is_durable: bool) -> None:
+        streams = [priority, priority + VOLATILE]
+        one, other = streams if is_durable else streams[::-1]
+        alice = open_alice()
+        alice.receive_data(envelopes([from_bob(one), from_bob(other)]), 0.0)
+        event = ended(alice)
+        assert event.cause == f"the peer sent an envelope of stream {other} in stream {one}"
+        assert event.code == frames.CLOSE_PROTOCOL_ERROR
 
 
 class TestGranting:
-    def test_is_told_when_a_quarter_has_come_together(self) -> None:
-        alice = open_alice(credit=Credit(8, 1 << 20, 8, 1 << 20))
-        alice.grant(1, 1000, is_critical=False)
-        alice.grant(1, 1000, is_critical=True)
+    @pytest.mark.parametrize("stream", range(STREAMS))
+    @pytest.mark.parametrize("other", range(STREAMS))
+    def test_is_told_when_a_quarter_has_come_together(self, stream: int, other: int) -> None:
+        if stream == other:
+            return
+        first = credits(8, 1 << 20, 8, 1 << 20)
+        alice = open_alice(credit=first)
+        alice.grant(stream, 1, 1000)
+        alice.grant(other, 1, 1000)
         assert alice.data_to_send() == b""
-        alice.grant(1, 1000, is_critical=False)
-        assert frames_of(alice.data_to_send()) == [
-            CreditFrame(Credit(10, (1 << 20) + 2000, 9, (1 << 20) + 1000))
-        ]
-        alice.grant(1, 1 << 18, is_critical=True)
-        assert frames_of(alice.data_to_send()) == [
-            CreditFrame(Credit(10, (1 << 20) + 2000, 10, (1 << 20) + 1000 + (1 << 18)))
-        ]
+        alice.grant(stream, 1, 1000)
+        # The frame tells what was granted in the other streams too.
+        told = with_credit(first, stream, 10, (1 << 20) + 2000)
+        told = with_credit(told, other, 9, (1 << 20) + 1000)
+        assert frames_of(alice.data_to_send()) == [CreditFrame(told)]
+        alice.grant(other, 1, 1 << 18)
+        told = with_credit(told, other, 10, (1 << 20) + 1000 + (1 << 18))
+        assert frames_of(alice.data_to_send()) == [CreditFrame(told)]
 
     def test_is_told_at_once_where_the_first_grant_was_nothing(self) -> None:
         """After a reconnect into a full inbox, no other event would wake the sender."""
-        alice = open_alice(credit=Credit(0, 1 << 20, 0, 0))
-        alice.grant(1, 100, is_critical=False)
-        assert frames_of(alice.data_to_send()) == [CreditFrame(Credit(1, (1 << 20) + 100, 0, 0))]
-        alice.grant(1, 100, is_critical=True)
-        assert frames_of(alice.data_to_send()) == [CreditFrame(Credit(1, (1 << 20) + 100, 1, 100))]
+        told = credits(0, 1 << 20, 0, 0)
+        alice = open_alice(credit=told)
+        for stream in range(STREAMS):
+            alice.grant(stream, 1, 100)
+            told = with_credit(told, stream, *told[stream].plus(1, 100))
+            assert frames_of(alice.data_to_send()) == [CreditFrame(told)]
 
-    @pytest.mark.parametrize("is_critical", [False, True])
-    def test_a_message_of_the_largest_size_is_never_waited_for(self, is_critical: bool) -> None:
+    @pytest.mark.parametrize("stream", range(STREAMS))
+    def test_a_message_of_the_largest_size_is_never_waited_for(self, stream: int) -> None:
         """Less than a quarter was granted anew, but the sender lacks credit for one message."""
         largest = (1 << 16) + 413
-        credit = Credit(1000, largest + 1000, 1000, largest + 1000)
+        credit = credits(1000, largest + 1000, 1000, largest + 1000)
         alice, bob = open_pair(ours=credit)
-        small = body(1, bytes(1000), sender=BOB, priority=3 if is_critical else 1)
+        small = body_of(stream, 1, bytes(1000), sender=BOB)
         for _ in range(2):
             bob.send_batch([small])
             exchange(alice, bob)
-            alice.grant(1, len(small), is_critical=is_critical)
+            alice.grant(stream, 1, len(small))
             exchange(alice, bob)
-        room = bob.send_window()
-        assert (room.critical_bytes if is_critical else room.bytes) >= largest
+        assert bob.send_window(stream).bytes >= largest
 
     def test_what_is_outstanding(self) -> None:
-        alice = open_alice(credit=Credit(8, 4000, 2, 1000))
-        assert alice.granted_unused == Credit(8, 4000, 2, 1000)
+        credit = credits(8, 4000, 2, 1000)
+        alice = open_alice(credit=credit)
+        assert unused(alice) == credit
+        volatile = from_bob(6)
         alice.receive_data(envelopes([SMALL, SMALL]) + envelopes([URGENT]), 0.0)
-        assert alice.granted_unused == Credit(6, 4000 - 2 * SIZE, 1, 1000 - SIZE)
-        alice.grant(1, SIZE, is_critical=False)  # whether the grant was advertised or not
-        assert alice.granted_unused == Credit(7, 4000 - SIZE, 1, 1000 - SIZE)
+        alice.receive_data(envelopes([volatile, volatile, volatile]), 0.0)
+        left = with_credit(credit, 1, 6, 4000 - 2 * SIZE)
+        left = with_credit(left, 3, 1, 1000 - SIZE)
+        left = with_credit(left, 6, 5, 4000 - 3 * SIZE)
+        assert unused(alice) == left
+        alice.grant(1, 1, SIZE)  # whether the grant was advertised or not
+        assert unused(alice) == with_credit(left, 1, 7, 4000 - SIZE)
 
     def test_after_the_end(self) -> None:
         alice = open_alice()
         alice.close(0, "")
         alice.data_to_send()
-        alice.grant(1000, 1 << 20, is_critical=False)
+        for stream in range(STREAMS):
+            alice.grant(stream, 1000, 1 << 20)
         assert alice.data_to_send() == b""
 
-    def test_before_the_hello_of_the_peer(self) -> None:
-        alice = session(credit=Credit(4, 4000, 0, 0))
-        alice.grant(1, 100, is_critical=False)
+    @pytest.mark.parametrize("stream", range(STREAMS))
+    def test_before_the_hello_of_the_peer(self, stream: int) -> None:
+        first = with_credit(credits(0, 0, 0, 0), stream, 4, 4000)
+        alice = session(credit=first)
+        alice.grant(stream, 1, 100)
         assert frames_of(alice.data_to_send()) == [
-            hello(credit=Credit(4, 4000, 0, 0)),
-            CreditFrame(Credit(5, 4100, 0, 0)),
+            hello(credit=first),
+            CreditFrame(with_credit(first, stream, 5, 4100)),
         ]
+
+    @settings(deadline=None)
+    @given(
+        st.lists(
+            st.builds(Credit, st.integers(0, 40), st.integers(0, 30_000)), min_size=8, max_size=8
+        ),
+        st.lists(
+            st.tuples(st.integers(0, 7), st.booleans(), st.integers(1, 12), st.integers(126, 9000)),
+            max_size=60,
+        ),
+    )
+    def test_what_is_told_covers_what_is_granted(
+        self, first: list[Credit], steps: list[tuple[int, bool, int, int]]
+    ) -> None:
+        """In each stream less than a quarter of the first grant is untold, or enough is left."""
+        credit = GrantedCredit(tuple(first), 1000)
+        largest = 1000 + 413
+        granted, received = list(first), [NOTHING] * STREAMS
+        for stream, is_grant, messages, size in steps:
+            if is_grant:
+                before, granted[stream] = credit.told, granted[stream].plus(messages, size)
+                if credit.add(stream, messages, size):
+                    frame = credit.tell()
+                    assert frame.credit == tuple(granted) == credit.told
+                    # Only the stream of the grant is a reason to tell.
+                    assert frame.credit[stream] != before[stream]
+                    left = before[stream].minus(received[stream])
+                    more = granted[stream].minus(before[stream])
+                    assert (
+                        more.messages * 4 >= first[stream].messages
+                        or more.bytes * 4 >= first[stream].bytes
+                        or left.messages < 1
+                        or left.bytes < largest
+                    )
+            else:
+                after = received[stream].plus(messages, size)
+                if after.exceeds(credit.told[stream]):
+                    continue
+                received[stream] = after
+                assert credit.charge(stream, messages, size)
+            assert (credit.granted, credit.received) == (granted, received)
+            for each in range(STREAMS):
+                assert credit.unused(each) == granted[each].minus(received[each])
+                untold = granted[each].minus(credit.told[each])
+                assert not credit.told[each].exceeds(granted[each])
+                assert 4 * untold.messages < first[each].messages or not untold.messages
+                assert 4 * untold.bytes < first[each].bytes or not untold.bytes
 
 
 class TestCreditOut:
     """We never exceed the credit that the peer granted."""
 
     def test_there_is_no_room_before_the_hello(self) -> None:
-        assert session().send_window() == NOTHING
+        assert window(session()) == (NOTHING,) * STREAMS
 
     def test_room(self) -> None:
         alice = open_alice()
-        assert alice.send_window() == PLENTY
+        assert window(alice) == PLENTY
+        used = [(2, 2 * SIZE), (1, 126), (1, SIZE + 1)]
         alice.send_batch([body(1), body(2)])
         alice.send_batch([body(1, b"", priority=3)])
-        messages, size, critical_messages, critical_size = PLENTY
-        assert alice.send_window() == Credit(
-            messages - 2, size - 2 * SIZE, critical_messages - 1, critical_size - 126
-        )
-        more = Credit(messages + 1, size + 2, critical_messages + 3, critical_size + 4)
-        alice.receive_data(CreditFrame(more).encode(), 0.0)
-        assert alice.send_window() == Credit(
-            messages - 1,
-            size - 2 * SIZE + 2,
-            critical_messages + 2,
-            critical_size - 126 + 4,
+        alice.send_batch([body(1, b"hello!", is_durable=False)])
+        left = list(PLENTY)
+        for stream, amount in zip((1, 3, 5), used, strict=True):
+            left[stream] = left[stream].minus(Credit(*amount))
+        assert window(alice) == tuple(left)
+        more = [each.plus(stream, 2 * stream) for stream, each in enumerate(PLENTY)]
+        alice.receive_data(CreditFrame(tuple(more)).encode(), 0.0)
+        assert window(alice) == tuple(
+            each.plus(stream, 2 * stream) for stream, each in enumerate(left)
         )
         alice.close(0, "")
-        assert alice.send_window() == NOTHING
+        assert window(alice) == (NOTHING,) * STREAMS
 
-    @pytest.mark.parametrize("field", range(4))
-    def test_credit_that_is_taken_back(self, field: int) -> None:
-        less = [n + 5 for n in PLENTY]
-        less[field] = PLENTY[field] - 1
+    @pytest.mark.parametrize("stream", range(STREAMS))
+    def test_what_is_sent_in_one_stream_leaves_the_others_alone(self, stream: int) -> None:
         alice = open_alice()
-        alice.receive_data(CreditFrame(Credit(*less)).encode(), 0.0)
+        alice.send_batch([body_of(stream, 1), body_of(stream, 2)])
+        messages, size = PLENTY[stream]
+        assert window(alice) == with_credit(PLENTY, stream, messages - 2, size - 2 * SIZE)
+        assert [alice.is_sending(each) for each in range(STREAMS)] == [
+            each == stream for each in range(STREAMS)
+        ]
+        assert alice.top_priority == stream % VOLATILE
+
+    @pytest.mark.parametrize("field", range(16))
+    def test_credit_that_is_taken_back(self, field: int) -> None:
+        less = [[n + 5 for n in each] for each in PLENTY]
+        less[field // 2][field % 2] = PLENTY[field // 2][field % 2] - 1
+        alice = open_alice()
+        alice.receive_data(CreditFrame(tuple(Credit(*each) for each in less)).encode(), 0.0)
         assert ended(alice).cause == "the peer reduced its credit"
 
     def test_the_same_credit_again(self) -> None:
@@ -632,11 +803,15 @@ class TestCreditOut:
         alice.receive_data(CreditFrame(PLENTY).encode(), 0.0)
         assert events_of(alice) == [CreditReceived()]
 
-    def test_more_than_was_granted_is_our_own_impossibility(self) -> None:
+    @pytest.mark.parametrize("stream", range(STREAMS))
+    @pytest.mark.parametrize("granted", [(1, 1000), (2, 2 * SIZE - 1)])
+    def test_more_than_was_granted_is_our_own_impossibility(
+        self, stream: int, granted: tuple[int, int]
+    ) -> None:
         alice = session()
-        alice.receive_data(hello(credit=Credit(1, 1000, 0, 0)).encode(), 0.0)
+        alice.receive_data(hello(credit=with_credit(PLENTY, stream, *granted)).encode(), 0.0)
         with pytest.raises(AssertionError):
-            alice.send_batch([body(1), body(2)])
+            alice.send_batch([body_of(stream, 1), body_of(stream, 2)])
 
     @pytest.mark.parametrize("state", ["opening", "closed"])
     def test_a_batch_needs_an_open_session(self, state: str) -> None:
@@ -652,7 +827,7 @@ class TestCreditOut:
         alice.send_refusals([REFUSAL], 7)
         second = alice.send_batch([body(2)])
         alice.receive_data(FRAMES["PING"], 0.0)
-        alice.grant(1000, 1 << 20, is_critical=False)
+        alice.grant(1, 1000, 1 << 20)
         alice.send_receipts(frames.ACCEPTED_BATCHES, [ROOT], 7)
         kinds = [type(frame) for frame in frames_of(alice.data_to_send())]
         assert kinds == [Receipts, Pong, CreditFrame, Receipts, Part, Part]
@@ -983,7 +1158,7 @@ class TestClosing:
         alice = session()
         alice.close(0, "changed my mind")
         assert frames_of(alice.data_to_send()) == [hello(), Close(0, "changed my mind")]
-        assert alice.send_window() == NOTHING
+        assert window(alice) == (NOTHING,) * STREAMS
 
     @pytest.mark.parametrize("how", ["we", "peer", "eof", "error"])
     def test_every_call_is_harmless_afterwards(self, how: str) -> None:
@@ -1004,19 +1179,20 @@ class TestClosing:
         alice.receive_eof(1.0)
         alice.send_receipts(1, [ROOT], 1)
         alice.send_refusals([REFUSAL], 7)
-        alice.grant(1 << 20, 1 << 30, is_critical=True)
+        for stream in range(STREAMS):
+            alice.grant(stream, 1 << 20, 1 << 30)
         alice.handle_timeout(1e9)
         alice.close(5, "again")
         assert alice.next_event() is None
         assert alice.data_to_send() == b""
         assert alice.next_timeout() is None
-        assert alice.send_window() == NOTHING
+        assert window(alice) == (NOTHING,) * STREAMS
 
 
 class Wire:
     """Two sessions with bytes on the way between them, cut anywhere, and a model of both."""
 
-    def __init__(self, draw: random.Random, credit: Credit) -> None:
+    def __init__(self, draw: random.Random, credit: tuple[Credit, ...]) -> None:
         self.draw = draw
         self.now = 0.0
         limits = SessionLimits(max_payload_size=2000)
@@ -1034,8 +1210,7 @@ class Wire:
         self.said: tuple[list[object], list[object]] = ([], [])
         self.heard: tuple[list[object], list[object]] = ([], [])
         self.untaken: tuple[list[bytes], list[bytes]] = ([], [])
-        self.spent = [NOTHING, NOTHING]
-        self.rooms = [NOTHING, NOTHING]
+        self.spent = [self.count([]), self.count([])]
         self.number = 0
 
     def step(self) -> None:
@@ -1049,18 +1224,14 @@ class Wire:
 
     def send(self, who: int) -> None:
         me = self.ends[who]
-        room = me.send_window()
-        is_critical = self.draw.random() < 0.3
-        messages, size = (room.critical_messages, room.critical_bytes) if is_critical else room[:2]
+        priority = 3 if self.draw.random() < 0.3 else self.draw.randrange(3)
+        stream = priority + self.draw.choice((0, VOLATILE))
+        messages, size = me.send_window(stream)
         bodies: list[bytes] = []
-        priority = 3 if is_critical else self.draw.randrange(3)
         for _ in range(min(messages, self.draw.randrange(1, 40))):
             self.number += 1
-            one = body(
-                self.number,
-                self.draw.randbytes(self.draw.choice((0, 5, 100, 2000))),
-                priority=priority,
-            )
+            payload = self.draw.randbytes(self.draw.choice((0, 5, 100, 2000)))
+            one = body_of(stream, self.number, payload)
             size -= len(one)
             if size < 0:
                 break
@@ -1081,7 +1252,7 @@ class Wire:
         for _ in range(self.draw.randrange(1, 50)):
             if self.untaken[who]:
                 one = self.untaken[who].pop(0)
-                self.ends[who].grant(1, len(one), is_critical=one[104] == 3)
+                self.ends[who].grant(stream_of(one), 1, len(one))
 
     def tell(self, who: int) -> None:
         me = self.ends[who]
@@ -1090,11 +1261,12 @@ class Wire:
         hashes = [self.draw.randbytes(32) for _ in range(self.draw.randrange(1, 9))]
         if self.draw.random() < 0.5:
             kind = self.draw.randrange(1, 4)
-            me.send_receipts(kind, hashes, 7)
-            self.said[who].append((kind, tuple(hashes)))
+            is_committed = self.draw.random() < 0.5
+            me.send_receipts(kind, hashes, 7, is_committed=is_committed)
+            self.said[who].append((kind, tuple(hashes), is_committed))
         else:
             me.send_refusals([Refusal(leaf, Reason.INBOX_FULL) for leaf in hashes], 7)
-            self.said[who].append((frames.REFUSED_ENVELOPES, tuple(hashes)))
+            self.said[who].append((frames.REFUSED_ENVELOPES, tuple(hashes), False))
 
     def tick(self, who: int) -> None:
         if self.draw.random() < 0.05:
@@ -1116,14 +1288,14 @@ class Wire:
             self.bytes_out[end] += len(data)
             self.pipes[other].extend(data)
             # What was sent is what the model counts, and never more than was granted.
-            room = me.send_window()
             if me.state is State.OPEN:
-                assert min(room) >= 0
+                assert all(min(room) >= 0 for room in window(me))
                 spent = self.count(self.bodies[end])
-                assert all(map(int.__ge__, spent, self.spent[end]))
+                assert not any(map(Credit.exceeds, self.spent[end], spent))
+                assert tuple(me._allowed._sent) == spent
                 self.spent[end] = spent
-            # What waits for an application is bounded by the first grant.
-            assert all(map(int.__le__, self.count(self.untaken[end]), self.credit))
+            # What waits for an application is bounded by the first grant of its stream.
+            assert not any(map(Credit.exceeds, self.count(self.untaken[end]), self.credit))
 
     def happened(self, end: int, event: Event) -> None:
         match event:
@@ -1131,28 +1303,36 @@ class Wire:
                 self.arrived[end].extend(bodies)
                 self.untaken[end].extend(bodies)
             case ReceiptsReceived(receipts):
-                self.heard[end].append((receipts.kind, receipts.hashes))
+                self.heard[end].append((receipts.kind, receipts.hashes, receipts.is_committed))
             case HelloReceived() | CreditReceived():
                 pass
             case _:
                 raise AssertionError(event)
 
     @staticmethod
-    def count(bodies: list[bytes]) -> Credit:
-        urgent = [len(each) for each in bodies if each[104] == 3]
-        total = sum(map(len, bodies))
-        return Credit(len(bodies) - len(urgent), total - sum(urgent), len(urgent), sum(urgent))
+    def count(bodies: list[bytes]) -> tuple[Credit, ...]:
+        counts = [NOTHING] * STREAMS
+        for each in bodies:
+            stream = stream_of(each)
+            counts[stream] = counts[stream].plus(1, len(each))
+        return tuple(counts)
+
+
+LARGEST = 2000 + 413
+"""The largest body of `Wire`, with a header of the largest size."""
 
 
 @pytest.mark.parametrize(
     "credit",
     [
-        Credit(60, 40_000, 12, 9_000),
-        Credit(3, 2122, 1, 2122),
-        Credit(500, 1 << 20, 100, 1 << 18),
+        credits(60, 40_000, 12, 9_000),
+        credits(3, 2126, 1, 2126),
+        credits(500, 1 << 20, 100, 1 << 18),
+        tuple(Credit(1 + 9 * stream, 2126 + 5000 * stream) for stream in range(STREAMS)),
+        tuple(Credit(64 - 9 * stream, 40_000 - 5000 * stream) for stream in range(STREAMS)),
     ],
 )
-def test_two_sessions_back_to_back(credit: Credit) -> None:
+def test_two_sessions_back_to_back(credit: tuple[Credit, ...]) -> None:
     seed = random.randrange(2**32)
     sys.stdout.write(f"seed {seed}\n")  # shown when it fails
     wire = Wire(random.Random(seed), credit)
@@ -1173,12 +1353,15 @@ def test_two_sessions_back_to_back(credit: Credit) -> None:
         assert wire.heard[other] == wire.said[end]
         assert wire.bytes_in[other] == wire.bytes_out[end]
         sent, got = wire.ends[end], wire.ends[other]
-        assert sent._sent == got._credit.received == wire.count(wire.bodies[end])
-        assert sent._allowed == got._credit.told
-        # Whatever was taken before, a message of the largest size can be sent.
-        room = sent.send_window()
-        assert room.messages
-        assert room.critical_messages
-        assert min(room.bytes, room.critical_bytes) >= 2122
+        total = wire.count(wire.bodies[end])
+        assert tuple(sent._allowed._sent) == tuple(got._credit.received) == total
+        assert sent._allowed._allowed == got._credit.told
+        assert unused(got) == credit
+        # Whatever was taken before, a message of the largest size can be sent in each stream.
+        for stream in range(STREAMS):
+            room = sent.send_window(stream)
+            assert room.messages
+            assert room.bytes >= min(LARGEST, credit[stream].bytes)
+            assert total[stream].messages
         assert math.isfinite(sent.pings.round_trip or 0.0)
         assert sum(map(len, wire.bodies[end])) > 10_000

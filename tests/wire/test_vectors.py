@@ -85,7 +85,7 @@ def hashed(*parts: bytes) -> bytes:
     return sha256(b"".join(parts)).digest()
 
 
-def plain_body(n: int, recipient: bytes = BOB_DID) -> bytes:
+def plain_body(n: int, recipient: bytes = BOB_DID, *, is_durable: bool = True) -> bytes:
     """Sections 7 and 19."""
     timestamp = TIMESTAMP + n
     body = b"\x49\x4e\x4d\x4f" + le(9, 4)
@@ -96,7 +96,7 @@ def plain_body(n: int, recipient: bytes = BOB_DID) -> bytes:
     body += le(n % 3, 1) + le(n % 5, 1)
     body += le(EPOCH, 8)
     body += le(0 if n % 2 else timestamp + 60_000_000, 8)
-    body += le(0, 4)
+    body += bytes((0, 0, int(is_durable), 0))
     assert len(body) == 126
     return body + bytes((7 * n + i) % 256 for i in range(n % 40))
 
@@ -194,12 +194,36 @@ def plain_frame(kind: int, body: bytes) -> str:
     return ((len(body) + 1).to_bytes(4, "big") + bytes([kind]) + body).hex()
 
 
-def plain_batch(count: int) -> tuple[list[bytes], bytes]:
+def plain_batch(count: int, *, is_durable: bool = True) -> tuple[list[bytes], bytes]:
     """Section 5.2: the bodies 1, 4, 7, …, and the bytes of their batch."""
-    bodies = [plain_body(n) for n in range(1, 3 * count + 1, 3)]
-    root = plain_root(ALICE_DID, count, plain_groups([hashed(body) for body in bodies]))
+    bodies = [plain_body(n, is_durable=is_durable) for n in range(1, 3 * count + 1, 3)]
+    return bodies, plain_joined(bodies)
+
+
+def plain_joined(bodies: list[bytes]) -> bytes:
+    """Section 5.2."""
+    root = plain_root(ALICE_DID, len(bodies), plain_groups([hashed(body) for body in bodies]))
     signature = signed(ALICE, b"signedwire/batch/1\0", root)
-    return bodies, signature + b"".join(le(len(b), 4) + b for b in bodies)
+    return signature + b"".join(le(len(b), 4) + b for b in bodies)
+
+
+def plain_whole(stream: int, bodies: list[bytes]) -> str:
+    """Section 5.2: a batch in one frame."""
+    header = bytes((3, stream)) + le(len(bodies), 2) + le(sum(map(len, bodies)), 4)
+    return plain_frame(0x02, header + plain_joined(bodies))
+
+
+def plain_bad_batches() -> dict[str, str]:
+    """Sections 5.2 and 9: envelopes of another stream."""
+    durable, volatile = plain_body(1), plain_body(1, is_durable=False)
+    return {
+        "volatile_in_durable": plain_whole(1, [volatile]),
+        "durable_in_volatile": plain_whole(5, [durable]),
+        "one_volatile_of_two": plain_whole(1, [durable, volatile]),
+        "one_durable_of_two": plain_whole(5, [volatile, durable]),
+        "priority_in_durable": plain_whole(2, [durable]),
+        "priority_in_volatile": plain_whole(6, [volatile]),
+    }
 
 
 def plain_parts() -> list[str]:
@@ -255,19 +279,19 @@ class PlainCopies:
 def plain_frames() -> dict[str, str]:
     """Section 5."""
     two = PlainBatch(2)
-    numbers = (4096, 8_388_608, 64, 1_115_136, EPOCH - 1, 1, 2, 3, 4)
-    hello = le(EPOCH, 8) + le(0, 8) + le(65_536, 4) + le(1_048_576, 4)
+    numbers = (EPOCH, EPOCH + 1, EPOCH - 2, EPOCH - 1, *range(1, 9))
+    hello = le(0, 8) + le(1_048_576, 4) + le(65_536, 4)
     hello += b"".join(le(number, 8) for number in numbers)
-    assert len(hello) == 96
-    bodies, batch = plain_batch(2)
-    batch = b"\3\1" + le(2, 2) + le(sum(map(len, bodies)), 4) + batch
-    credit = b"".join(le(n, 8) for n in (5120, 8_400_000, 80, 1_115_136))
+    hello += b"".join(le(4096 + n, 8) + le(8_388_608 + n, 8) for n in range(8))
+    assert len(hello) == 240
+    credit = b"".join(le(5120 + n, 8) + le(8_400_000 + n, 8) for n in range(8))
     reason = "an older epoch than the one known — näher".encode()
     return {
         "hello": plain_frame(0x01, le(2, 2) + le(2, 2) + hello),
         "hello_longer": plain_frame(0x01, le(2, 2) + le(3, 2) + hello + bytes(range(12))),
-        "envelopes": plain_frame(0x02, batch),
+        "envelopes": plain_whole(1, plain_batch(2)[0]),
         "envelopes_joint": plain_frame(0x02, plain_joint()),
+        "envelopes_volatile": plain_whole(5, plain_batch(2, is_durable=False)[0]),
         "receipt_accepted_batches": plain_frame(0x03, plain_receipt(1, two.root)),
         "receipt_accepted_envelopes": plain_frame(0x03, plain_receipt(2, *two.leaves, detail=1)),
         "receipt_handled_envelopes": plain_frame(0x03, plain_receipt(3, two.leaves[0], detail=1)),
@@ -417,6 +441,8 @@ def test_the_certificate() -> None:
 @pytest.mark.parametrize("number", VECTORS["bodies"])
 def test_bodies(number: str) -> None:
     assert VECTORS["bodies"][number] == plain_body(int(number)).hex()
+    volatile = plain_body(int(number), is_durable=False).hex()
+    assert VECTORS["volatile_bodies"][number] == volatile
 
 
 def test_fields() -> None:
@@ -489,12 +515,7 @@ def test_every_reason_is_in_the_vectors() -> None:
 def test_a_batch_in_parts() -> None:
     vector, bodies = VECTORS["batch_in_parts"], plain_batch(40)[0]
     assert vector == {"count": 40, "frames": plain_parts()}
-    hello = bytes.fromhex(VECTORS["frames"]["hello"])
-    alice, bob = Identity.from_seed(bytes(ALICE)), Identity.from_seed(bytes(BOB))
-    ours = frames.decode(frames.HELLO, hello[5:])
-    assert isinstance(ours, frames.Hello)
-    session = Session(bob, alice.did, ours, SessionLimits(), 0.0, lambda: (0, 0))
-    session.receive_data(hello, 0.0)
+    session = opened(is_alice=False)
     for frame in vector["frames"]:
         session.receive_data(bytes.fromhex(frame), 0.0)
     *_, received = iter(session.next_event, None)
@@ -512,7 +533,8 @@ def test_copies() -> None:
         "bob": plain.frame(*items[15:]),
     }
     for index, body in enumerate(plain.bodies):
-        alone = body + items[index][2 : -len(body)] + le(index, 2) + le(17, 2) + plain.signature
+        alone = body + items[index][2 : -len(body)] + le(index, 2) + le(17, 2) + b"\0"
+        alone += plain.signature
         assert plain_check_alone(alone) == (body, plain.leaves[index], plain.root)
 
 
@@ -557,18 +579,50 @@ def after(key: SigningKey, frame: str) -> Any:
     return last
 
 
+def opened(*, is_alice: bool) -> Session:
+    """A session of Alice or Bob with the other that has read the HELLO of the vectors."""
+    hello = bytes.fromhex(VECTORS["frames"]["hello"])
+    alice, bob = Identity.from_seed(bytes(ALICE)), Identity.from_seed(bytes(BOB))
+    us, them = (alice, bob) if is_alice else (bob, alice)
+    ours = frames.decode(frames.HELLO, hello[5:])
+    assert isinstance(ours, frames.Hello)
+    session = Session(us, them.did, ours, SessionLimits(), 0.0, lambda: (1, 0))
+    session.receive_data(hello, 0.0)
+    return session
+
+
+@pytest.mark.parametrize("is_durable", [True, False])
+def test_a_batch_of_each_kind(is_durable: bool) -> None:
+    session = opened(is_alice=False)
+    name = "envelopes" if is_durable else "envelopes_volatile"
+    session.receive_data(bytes.fromhex(VECTORS["frames"][name]), 0.0)
+    *_, received = iter(session.next_event, None)
+    assert isinstance(received, BatchReceived)
+    assert received.bodies == plain_batch(2, is_durable=is_durable)[0]
+
+
+def test_bad_batches() -> None:
+    assert VECTORS["bad_batches"] == plain_bad_batches()
+
+
+@pytest.mark.parametrize("name", VECTORS["bad_batches"])
+def test_bad_batches_close_the_link(name: str) -> None:
+    session = opened(is_alice=False)
+    session.receive_data(bytes.fromhex(VECTORS["bad_batches"][name]), 0.0)
+    *_, closed = iter(session.next_event, None)
+    assert isinstance(closed, Closed)
+    assert closed.code == 1
+    assert "in stream" in closed.cause
+
+
 def test_bad_receipts() -> None:
     assert VECTORS["bad_receipts"] == plain_bad_receipts()
 
 
 @pytest.mark.parametrize("name", VECTORS["bad_receipts"])
 def test_bad_receipts_close_the_link(name: str) -> None:
-    hello = bytes.fromhex(VECTORS["frames"]["hello"])
-    alice, bob = Identity.from_seed(bytes(ALICE)), Identity.from_seed(bytes(BOB))
-    ours = frames.decode(frames.HELLO, hello[5:])
-    assert isinstance(ours, frames.Hello)
-    session = Session(alice, bob.did, ours, SessionLimits(), 0.0, lambda: (1, 0))
-    session.receive_data(hello + bytes.fromhex(VECTORS["bad_receipts"][name]), 0.0)
+    session = opened(is_alice=True)
+    session.receive_data(bytes.fromhex(VECTORS["bad_receipts"][name]), 0.0)
     *_, closed = iter(session.next_event, None)
     assert isinstance(closed, Closed)
     assert closed.code == (7 if name == "signed_by_alice" else 1)
@@ -716,16 +770,18 @@ class TestText:
             assert Closed(code, "", is_by_peer=True).is_orderly == (code in orderly), code
 
     def test_hello(self) -> None:
-        rows = table("### 5.1 HELLO, at least 100 bytes", r"^\| (\d+) \| (u\d+|4 × u64) ")
+        sizes = {"u16": 2, "u32": 4, "u64": 8, "8 × u64": 64, "8 × (u64, u64)": 128}
+        kinds = "|".join(map(re.escape, sizes))
+        rows = table("### 5.1 HELLO, at least 244 bytes", rf"^\| (\d+) \| ({kinds}) ")
         position = 0
-        for offset, size in rows:
+        for offset, kind in rows:
             assert int(offset) == position
-            position += 32 if size == "4 × u64" else int(size[1:]) // 8
-        assert position == 100
+            position += sizes[kind]
+        assert position == 244
         assert frames.MAX_EPOCH == 2**63 - 1
-        assert TEXT.count("to 2⁶³−1 |") == 2
+        assert TEXT.count("to 2⁶³−1 |") == 4
         assert frames.LEAST_MAX_BATCH_BYTES == 1024
-        assert "| 20 | u32 max_batch_bytes | at least 1024 |" in TEXT
+        assert "| 16 | u32 max_batch_bytes | at least 1024 |" in TEXT
 
     @pytest.mark.parametrize(
         ("heading", "end"),
