@@ -273,7 +273,7 @@ class _End:
     def __init__(self) -> None:
         self.session = Session(BOB, ALICE.did, _hello(), _LIMITS, 0.0, lambda: _AT)
         self.now = 0.0
-        self.is_open = self.is_closed = False
+        self.is_open = self.is_closed = self.has_failed = False
         self.granted, self.received = list(_CREDIT), [Credit(0, 0)] * STREAMS
         self.output = LinkFrameDecoder()
         self.batches = IncomingBatches(1 << 16, 1 << 16)
@@ -296,7 +296,7 @@ class _End:
             assert min(session.send_window(stream)) >= 0
             unused = session.granted_unused(stream)
             assert min(unused) >= 0 or self.is_closed
-            if not self.is_closed:
+            if not (self.is_closed or self.has_failed):
                 assert unused == self.granted[stream].minus(self.received[stream])
             if not (self.is_open and not self.is_closed):
                 assert max(session.send_window(stream)) == 0
@@ -318,6 +318,7 @@ class _End:
                 self.count(event.bodies, event.size)
             case BatchFailed():
                 self.count(event.bodies)
+                self.has_failed = True  # paths of copies also used credit
             case ReceiptsReceived():
                 receipts = event.receipts
                 assert receipts.proof in _GOOD_RECEIPTS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -244,7 +245,7 @@ MALFORMED: dict[str, tuple[list[bytes], str]] = {
     "less than any header": ([ITEMS[0][:125]], "an envelope of 125 bytes"),
     "another priority": (
         [changed(ITEMS[0], HALF + 104, 2)],
-        "an envelope of priority 2 in stream 1",
+        "an envelope of stream 2 in stream 1",
     ),
 }
 
@@ -369,7 +370,7 @@ class TestWhatAProofReveals:
         bodies, copies = SHARES[0], SIGNED[0]
         plain = frames.Receipts(2, 7, (copies.leaves[1],), code=1)
         text = bytes(BOB.did) + SENDER + plain.statement
-        word = plain.statement + BOB._sign_labelled(Label.RECEIPT, text)
+        word = replace(plain, signature=BOB._sign_labelled(Label.RECEIPT, text)).proof
         proof = encode_receipt_proof(bodies[1], copies, 1, word)
         proven = verify_receipt(proof)
         assert proven.envelope.body == bodies[1]

@@ -320,7 +320,13 @@ class TestReceiving:
         alice = alice_open()
         alice.receive_data(frame(), 0.0)
         alice.send_batch(ASKED)
-        assert [type(each) for each in frames_of(alice.data_to_send(None, 0.0))] == [Read, Part]
+        assert [type(each) for each in frames_of(alice.data_to_send(None, 0.005))] == [Read, Part]
+
+    def test_read_does_not_go_along_with_each_batch(self) -> None:
+        alice = alice_open()
+        alice.receive_data(frame(), 0.0)
+        alice.send_batch(ASKED)
+        assert [type(each) for each in frames_of(alice.data_to_send(None, 0.004))] == [Part]
 
 
 OTHER = [body(3, b"another", sender=BOB, recipient=ALICE)]
