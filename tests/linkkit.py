@@ -10,8 +10,8 @@ from signedwire.types import Credit, Priority
 from signedwire.wire import link_frames as frames
 from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
-from signedwire.wire.header import encode_v2_body
-from signedwire.wire.link_frames import Hello, Part, Ping, Pong
+from signedwire.wire.header import STREAMS, VOLATILE, encode_v2_body
+from signedwire.wire.link_frames import Epochs, Hello, Part, Ping, Pong
 from signedwire.wire.parts import Batch, IncomingBatches
 from signedwire.wire.session import (
     BatchReceived,
@@ -25,9 +25,28 @@ from signedwire.wire.session import (
 ALICE: Final = Identity.from_seed(bytes(range(32)))
 BOB: Final = Identity.from_seed(bytes(range(1, 33)))
 EVE: Final = Identity.from_seed(bytes(range(2, 34)))
-PLENTY: Final = Credit(1000, 1 << 20, 100, 1 << 17)
 AT: Final = Stamp(1_700_000_000_000_000, 5_000_000)
 """When all PINGs and PONGs are sent and received, by both sides."""
+
+
+def credits(
+    messages: int, size: int, critical_messages: int, critical_size: int
+) -> tuple[Credit, ...]:
+    """The credit of each stream; those of Critical have the second pair, all others the first."""
+    other, critical = Credit(messages, size), Credit(critical_messages, critical_size)
+    return tuple(
+        critical if stream % VOLATILE == Priority.CRITICAL else other for stream in range(STREAMS)
+    )
+
+
+def with_credit(
+    credit: tuple[Credit, ...], stream: int, messages: int, size: int
+) -> tuple[Credit, ...]:
+    """The same with other credit for one stream."""
+    return (*credit[:stream], Credit(messages, size), *credit[stream + 1 :])
+
+
+PLENTY: Final = credits(1000, 1 << 20, 100, 1 << 17)
 
 
 def body(
@@ -40,6 +59,7 @@ def body(
     payload_type: int = 0,
     epoch: int = 9,
     expires_at_us: int = 0,
+    is_durable: bool = True,
     **fields: Any,
 ) -> bytes:
     """Header and payload of a v2 envelope."""
@@ -53,6 +73,18 @@ def body(
         payload_type=payload_type,
         epoch=epoch,
         expires_at_us=expires_at_us,
+        is_durable=is_durable,
+        **fields,
+    )
+
+
+def body_of(stream: int, sequence: int = 1, payload: bytes = b"hello", **fields: Any) -> bytes:
+    """A body of this stream. See `body()`."""
+    return body(
+        sequence,
+        payload,
+        priority=stream % VOLATILE,
+        is_durable=stream < VOLATILE,
         **fields,
     )
 
@@ -80,13 +112,13 @@ def hello(**changes: Any) -> Hello:
     values: dict[str, Any] = {
         "min_version": frames.VERSION,
         "max_version": frames.VERSION,
-        "epoch": 9,
         "features": 0,
         "max_batch_bytes": 1 << 16,
         "max_payload_size": 1 << 16,
+        "epochs": Epochs(9, 9),
+        "known_epochs": Epochs(0, 0),
+        "marks": (0,) * STREAMS,
         "credit": PLENTY,
-        "known_epoch": 0,
-        "marks": (0, 0, 0, 0),
     }
     return Hello(**(values | changes))
 
@@ -110,7 +142,7 @@ def session(
     us: Identity = ALICE,
     them: Identity = BOB,
     *,
-    credit: Credit = PLENTY,
+    credit: tuple[Credit, ...] = PLENTY,
     now: float = 0.0,
     **limits: Any,
 ) -> Session:
@@ -135,7 +167,7 @@ def exchange(one: Session, other: Session, now: float = 0.0) -> None:
 
 
 def open_pair(
-    ours: Credit = PLENTY, theirs: Credit = PLENTY, **limits: Any
+    ours: tuple[Credit, ...] = PLENTY, theirs: tuple[Credit, ...] = PLENTY, **limits: Any
 ) -> tuple[Session, Session]:
     """Alice's and Bob's sessions, open, with nothing to say."""
     alice = session(ALICE, BOB, credit=ours, **limits)

@@ -9,7 +9,7 @@ import pytest
 from peerkit import Desk, FakeRoute, FakeStore, ManualClock, closed, numbers, still_clock
 
 from idkit import number_of
-from linkkit import BOB
+from linkkit import BOB, PLENTY, with_credit
 from signedwire.clock import WallInstant
 from signedwire.delivery import peer_sender
 from signedwire.delivery.advice import UNANSWERED, late_by_the_peer
@@ -334,7 +334,7 @@ class TestAnswers:
 class TestWriting:
     def test_no_more_than_the_peer_takes(self, desk: Desk) -> None:
         messages = [desk.post() for _ in range(5)]
-        link = desk.link(credit=desk.session().receiver.recv_window()._replace(messages=3))
+        link = desk.link(credit=with_credit(PLENTY, Priority.NORMAL, 3, 1 << 20))
         desk.host.run()
         assert link.messages == messages[:3]
 
@@ -483,7 +483,7 @@ class TestRoom:
 
         for wake in (one, other, gone):
             assert desk.store.when_room(sender, wake)
-        assert len(sender.lanes._room_waiters) == 1
+        assert len(sender.lanes._durable._room_waiters) == 1
         desk.store.forget_room(sender, gone)
         desk.store.forget_room(sender, gone)
         desk.link()
@@ -493,6 +493,6 @@ class TestRoom:
     def test_who_waits_is_woken_at_the_end(self) -> None:
         desk, _ = self.full()
         woken: list[str] = []
-        assert desk.session().sender.when_room(lambda: woken.append("room"))
+        assert desk.session().sender.when_room(lambda: woken.append("room"), is_durable=True)
         desk.endpoint.end()
         assert woken == ["room"]

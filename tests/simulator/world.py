@@ -752,7 +752,7 @@ class World:
                 flying = there.credit_messages + max(1, there.critical_reserve)
                 if self.by_did[did].store_path is not None:
                     flying *= 2  # what comes twice costs no credit, and waits for the disk
-                queued, in_flight = len(sender.lanes), sender.stream.in_flight
+                queued, in_flight = len(sender.lanes), sender.streams.in_flight
                 if queued > most + flying or in_flight > flying:
                     self.violate(f"{life}: {queued} queued, {in_flight} in flight")
             pool = life.node.pool_stats()
@@ -1029,9 +1029,9 @@ def simulated(world: World) -> Iterator[None]:
         for receipt, old_state in before:
             world.on_advance(receipt, old_state, None)
 
-    def send_receipts(session: Session, kind: int, hashes: list[bytes], at_us: int) -> None:
+    def send_receipts(session: Session, *arguments: Any, **more: Any) -> None:
         life().carries_receipts = True
-        old_send_receipts(session, kind, hashes, at_us)
+        old_send_receipts(session, *arguments, **more)
 
     def send_batch(session: Session, bodies: list[bytes]) -> Any:
         for body in bodies:
