@@ -44,7 +44,7 @@ from signedwire.transport.certificates import issue_certificate
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import DeliveryState, Reason
 from signedwire.wire.did_proof import make_did_proof
-from signedwire.wire.header import MIN_V2_HEADER_SIZE
+from signedwire.wire.header import MIN_V2_HEADER_SIZE, STREAMS, VOLATILE, stream_of
 from signedwire.wire.receipt_proof import verify_receipt
 from signedwire.wire.session import Session
 
@@ -140,8 +140,8 @@ class Life(Owner):
         self.carries_receipts = False
         self.last: dict[tuple[Life, Priority], int] = {}
         """The last counter delivered to the application."""
-        self.waiting: Counter[Did] = Counter()
-        """In the inbox, by sender."""
+        self.waiting: Counter[tuple[Did, int]] = Counter()
+        """In the inbox, by sender and stream."""
         self.denied: set[int] = set()
         """Whom this life was told to deny."""
         self.arrived = 0
@@ -699,20 +699,19 @@ class World:
             self.violate(f"{sent} accepted twice by {life}")
         sent.accepted_by.append(life)
         if message.redelivered:
-            life.waiting[sent.sender.station.identity.did] += 1
+            life.waiting[sent.sender.station.identity.did, _stream_in(message)] += 1
         elif message.epoch > 0:
-            life.waiting[sent.sender.station.identity.did] += 1
-            config = life.station.config
+            place = sent.sender.station.identity.did, _stream_in(message)
+            life.waiting[place] += 1
             if not life.restored and (
-                life.waiting[sent.sender.station.identity.did]
-                > config.credit_messages + max(1, config.critical_reserve)
+                life.waiting[place] > credit_of(life.station.config, place[1])
             ):
                 self.violate(f"{life}: more waits from {sent.sender.station} than its credit")
 
     def on_take(self, life: Life, message: Message) -> None:
         """A message left an inbox."""
         if message.epoch > 0:
-            life.waiting[message.sender] -= 1
+            life.waiting[message.sender, _stream_in(message)] -= 1
 
     def on_denied(self, life: Life, body: bytes) -> None:
         """A message was dropped because its sender is denied."""
@@ -749,12 +748,21 @@ class World:
                 most = config.send_queue_limit + config.critical_reserve
                 if life.store is not None:
                     most = max(most, config.send_queue_limit + _PAGE)
-                flying = there.credit_messages + max(1, there.critical_reserve)
-                if self.by_did[did].store_path is not None:
-                    flying *= 2  # what comes twice costs no credit, and waits for the disk
-                queued, in_flight = len(sender.lanes), sender.streams.in_flight
-                if queued > most + flying or in_flight > flying:
-                    self.violate(f"{life}: {queued} queued, {in_flight} in flight")
+                in_flight = Counter(
+                    message.options.stream
+                    for half in (sender.streams.durable, sender.streams.volatile)
+                    for flight in half._in_flight.values()
+                    for message in flight.all()
+                )
+                for kind in (range(VOLATILE), range(VOLATILE, STREAMS)):
+                    flying = {stream: credit_of(there, stream) for stream in kind}
+                    if self.by_did[did].store_path is not None and 0 in kind:
+                        # What comes twice costs no credit, and waits for the disk.
+                        flying = {stream: 2 * credit for stream, credit in flying.items()}
+                    queued = sum(map(sender.lanes.size, kind))
+                    is_over = any(in_flight[one] > credit for one, credit in flying.items())
+                    if is_over or queued > most + sum(flying.values()):
+                        self.violate(f"{life}: {queued} queued, {in_flight} in flight by stream")
             pool = life.node.pool_stats()
             if pool.active > pool.limit:
                 self.violate(f"{life}: {pool}")
@@ -862,6 +870,18 @@ class World:
         """Nothing went wrong unseen."""
         for problem in self.loop.problems:
             self.violate(f"in the loop: {problem}")
+
+
+def credit_of(config: TransportConfig, stream: int) -> int:
+    """How many messages a peer may have under way in one stream."""
+    if stream % VOLATILE == Priority.CRITICAL:
+        return max(1, config.critical_reserve)
+    return config.credit_messages
+
+
+def _stream_in(message: Message) -> int:
+    """The stream of a v2 message."""
+    return stream_of(message.envelope.body)
 
 
 def is_settled(sent: Sent) -> bool:
