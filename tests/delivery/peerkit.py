@@ -15,7 +15,7 @@ import itertools
 import logging
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from idkit import id_of, number_of
@@ -38,6 +38,7 @@ from signedwire.delivery.receive_stream import Arrivals
 from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
+from signedwire.delivery.stream_answers import Answers
 from signedwire.delivery.streams import Refused
 from signedwire.errors import Cause, FailureKind, StoreError
 from signedwire.events import Event
@@ -60,14 +61,16 @@ from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import leaf_of
 from signedwire.wire.clock_offset import ClockOffset
 from signedwire.wire.envelope import sign_batch
-from signedwire.wire.header import MIN_V2_HEADER_SIZE, PRIORITY
-from signedwire.wire.link_frames import Hello, Receipts, Refusal
+from signedwire.wire.header import MIN_V2_HEADER_SIZE, STREAMS, VOLATILE, stream_of
+from signedwire.wire.link_frames import Epochs, Hello, Receipts
 from signedwire.wire.session import BatchReceived, Closed, SentBatch
 from signedwire.wire.session_events import CLOSE_MISSING
 
 HERE: Final = Address("127.0.0.1", 9001)
 REFUSED: Final = Cause("refused", FailureKind.REFUSED)
 THERE: Final = Address("127.0.0.1", 9002)
+TOP_DOWN: Final = (7, 3, 6, 2, 5, 1, 4, 0)
+"""All streams, in the order in which they are written."""
 RESET: Final = Closed(CLOSE_MISSING, "the connection was reset", is_by_peer=True)
 
 
@@ -306,10 +309,10 @@ class FakeStore(NullStore):
                 continue
             message.transition(DeliveryState.PERSISTED, unix_time_us())
             if not message.is_final:
-                assert queue.lanes.put(message, message.priority)
+                assert queue.lanes.put(message, message.options.stream)
 
     def epoch(self, did: Did) -> int | None:
-        return self.epochs.get(did)
+        return self.epochs.get(did) if self.is_durable else None
 
     def look_at_clock(self) -> bool:
         return self.is_held_now
@@ -407,14 +410,16 @@ class FakeLink:
         self.our_hello = session.hello()
         self.hello: Hello | None = None
         self.granted = list(self.our_hello.credit)
-        self.arrived = [0, 0, 0, 0]
-        self.spent = [0, 0, 0, 0]
+        self.arrived = [Credit(0, 0)] * STREAMS
+        self.spent = [Credit(0, 0)] * STREAMS
         self.closes: list[tuple[int, str]] = []
         self.messages: list[OutgoingMessage] = []
         """All that were written, in order."""
         self.batches: list[tuple[SentBatch, list[OutgoingMessage], list[bytes]]] = []
         self.said: list[tuple[Any, ...]] = []
         """Receipts and answers, as they were queued."""
+        self.committed: dict[bytes, list[bool]] = {}
+        """By root or leaf: of each receipt, whether it says that a store has committed it."""
         self.notes: list[tuple[int, int]] = []
         self.settled = 0
         self.max_batch = 1 << 16
@@ -430,37 +435,48 @@ class FakeLink:
         return self
 
     @property
-    def our_epoch(self) -> int:
-        return self.our_hello.epoch
+    def our_epochs(self) -> Epochs:
+        return self.our_hello.epochs
 
     @property
-    def their_epoch(self) -> int:
-        return 0 if self.hello is None else self.hello.epoch
+    def their_epochs(self) -> Epochs:
+        return Epochs(0, 0) if self.hello is None else self.hello.epochs
 
     @property
-    def send_window(self) -> Credit | None:
+    def send_window(self) -> tuple[Credit, ...] | None:
         if self.hello is None:
             return None
-        return Credit(
-            *(have - used for have, used in zip(self.hello.credit, self.spent, strict=True))
+        return tuple(
+            have.minus(used) for have, used in zip(self.hello.credit, self.spent, strict=True)
         )
 
+    def granted_unused(self, stream: int) -> Credit:
+        return self.granted[stream].minus(self.arrived[stream])
+
     @property
-    def granted_unused(self) -> Credit:
-        return Credit(*(have - used for have, used in zip(self.granted, self.arrived, strict=True)))
+    def all_unused(self) -> tuple[Credit, ...]:
+        """What was granted and is not used, by stream."""
+        return tuple(map(self.granted_unused, range(STREAMS)))
 
     def pump(self) -> None:
         if not self.is_open or self.is_over:
             return
         assert self.hello is not None
-        assert self.send_window is not None
-        sender = self.session.sender
-        messages = sender.next_batch(self.send_window, self.hello.max_payload_size, self.max_batch)
-        if not messages:
+        window, sender = self.send_window, self.session.sender
+        assert window is not None
+        largest = self.hello.max_payload_size
+        for stream in TOP_DOWN:
+            messages = sender.next_batch(stream, window[stream], largest, self.max_batch)
+            if messages:
+                break
+        else:
             return
         bodies = [message.body for message in messages]
-        add(self.spent, messages[0].priority, len(bodies), sum(map(len, bodies)))
-        assert min(self.send_window) >= 0, "more was sent than the peer takes"
+        assert {stream_of(body) for body in bodies} == {stream}, "a batch is of one stream"
+        self.spent[stream] = self.spent[stream].plus(len(bodies), sum(map(len, bodies)))
+        assert not self.spent[stream].exceeds(self.hello.credit[stream]), (
+            "more was sent than the peer takes"
+        )
         root, signature, leaves = sign_batch(self._desk.us, bodies)
         batch = SentBatch(root, leaves, signature)
         sender.sent(batch, messages, bodies)
@@ -472,21 +488,36 @@ class FakeLink:
             self._desk.host.call_soon(self.pump)
 
     def queue_receipts(
-        self, roots: list[bytes], leaves: list[bytes], *, is_urgent: bool = False
+        self,
+        roots: list[bytes],
+        leaves: list[bytes],
+        *,
+        is_committed: bool,
+        is_urgent: bool = False,
     ) -> None:
         if roots or leaves:
             self.said.append(("urgent" if is_urgent else "receipts", list(roots), list(leaves)))
+            self._note_committed([*roots, *leaves], is_committed=is_committed)
+
+    def _note_committed(self, hashes: Sequence[bytes], *, is_committed: bool) -> None:
+        for each in hashes:
+            self.committed.setdefault(each, []).append(is_committed)
 
     def batch_settled(self) -> None:
         self.settled += 1
 
-    def answer(self, credit: Credit, handled: list[bytes], refused: list[Refusal]) -> None:
-        if handled:
-            self.said.append(("handled", list(handled)))
-        if refused:
-            self.said.append(("refused", list(refused)))
-        self.said.append(("credit", credit))
-        self.granted = [have + more for have, more in zip(self.granted, credit, strict=True)]
+    def answer(self, credit: Mapping[int, Credit], answers: Answers) -> None:
+        for is_committed, handled in ((False, answers.handled), (True, answers.handled_committed)):
+            if handled:
+                self.said.append(("handled", list(handled)))
+                self._note_committed(handled, is_committed=is_committed)
+        if answers.refused:
+            self.said.append(("refused", list(answers.refused)))
+        self.said.append(("credit", dict(credit)))
+        for stream, more in credit.items():
+            assert min(more) >= 0
+            assert max(more) > 0, "nothing was granted"
+            self.granted[stream] = self.granted[stream].plus(*more)
 
     def note_arrivals(self, new: int, repeats: int) -> None:
         self.notes.append((new, repeats))
@@ -528,7 +559,11 @@ class FakeLink:
 
     def say_hello(self, **changes: Any) -> FakeLink:
         """The peer's HELLO has come."""
-        values = {"epoch": 9, "credit": PLENTY, "known_epoch": self.our_hello.epoch}
+        values: dict[str, Any] = {
+            "epochs": Epochs(9, 9),
+            "credit": PLENTY,
+            "known_epochs": self.our_hello.epochs,
+        }
         said = hello(**(values | changes))
         endpoint, session = self._desk.endpoint, self.session
         if endpoint.hello_received(session, self, said):
@@ -588,14 +623,16 @@ class FakeLink:
 
     def bring(self, *numbers: int, payload: bytes = b"hello", **options: Any) -> BatchReceived:
         """A batch of the peer's comes: the messages of these sequences."""
-        options = {"epoch": self.their_epoch, "sender": self.who, **options}
+        epochs = self.their_epochs
+        epoch = epochs.durable if options.get("is_durable", True) else epochs.volatile
+        options = {"epoch": epoch, "sender": self.who, **options}
         bodies = [body(n, payload, recipient=self._desk.us, **options) for n in numbers]
         return self.bring_batch(received(bodies, self.who))
 
     def bring_batch(self, batch: BatchReceived) -> BatchReceived:
         """This batch comes."""
-        lane = batch.bodies[0][PRIORITY]
-        add(self.arrived, lane, len(batch.bodies), batch.size)
+        stream = stream_of(batch.bodies[0])
+        self.arrived[stream] = self.arrived[stream].plus(len(batch.bodies), batch.size)
         self.session.receiver.receive(batch, unix_time_us(), self)
         return batch
 
@@ -666,8 +703,9 @@ class Desk:
         priority: Priority = Priority.NORMAL,
         expires_at: float | None = None,
         is_bulk: bool = False,
+        is_durable: bool = True,
     ) -> OutgoingMessage:
-        terms = SendOptions(who.did, priority, expires_at, is_bulk=is_bulk)
+        terms = SendOptions(who.did, priority, expires_at, is_bulk=is_bulk, is_durable=is_durable)
         return OutgoingMessage(terms, id_of(next(self._numbers)), payload)
 
     def post(self, who: Identity = BOB, payload: bytes = b"hello", **terms: Any) -> OutgoingMessage:
@@ -693,11 +731,15 @@ class Desk:
         return messages
 
 
-def add(totals: list[int], lane: int, messages: int, size: int) -> None:
-    """Count messages and bytes; Critical apart."""
-    base = 2 if lane == Priority.CRITICAL else 0
-    totals[base] += messages
-    totals[base + 1] += size
+def epochs(number: int) -> Epochs:
+    """The same epoch for durable messages and for volatile ones."""
+    return Epochs(number, number)
+
+
+def marks(*durable: int, volatile: tuple[int, ...] = (0, 0, 0, 0)) -> tuple[int, ...]:
+    """The marks of a HELLO: those of the durable streams, then those of the volatile ones."""
+    assert (len(durable), len(volatile)) == (VOLATILE, VOLATILE)
+    return (*durable, *volatile)
 
 
 def numbers(messages: Iterable[OutgoingMessage]) -> list[int]:

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from signedwire.delivery.answer_queue import RememberedAnswers
+from signedwire.delivery.stream_answers import RememberedAnswers
 from signedwire.types import Reason
 from signedwire.wire.link_frames import REASON_CODES, Refusal
 

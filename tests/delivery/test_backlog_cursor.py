@@ -10,8 +10,8 @@ import threading
 import pytest
 
 from signedwire.delivery.backlog_cursor import BacklogCursor, BacklogCursors
-from signedwire.delivery.lanes import Lanes
 from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.store import MemoryStore, Store
 from signedwire.types import DeliveryState, Priority
 from storekit import OTHER, PEER, US, stored
@@ -29,8 +29,8 @@ def cursor() -> BacklogCursor:
     return BacklogCursor()
 
 
-def lanes_of(limit: int = 100) -> Lanes[OutgoingMessage]:
-    return Lanes(limit, 0)
+def lanes_of(limit: int = 100) -> SendQueue[OutgoingMessage]:
+    return SendQueue(limit, 0)
 
 
 class TestCommit:

@@ -456,16 +456,16 @@ class TestDenied:
     def test_by_another_thread_its_credit_is_freed_in_the_loop(self) -> None:
         desk = Desk()
         link = desk.link()
-        before = link.granted_unused
+        before = link.all_unused
         link.bring(1)
         messages = list(iter(desk.inbox.take, None))
-        used = link.granted_unused
+        used = link.all_unused
         desk.host.is_in_loop = False
         desk.context.denials.discard(messages)
-        assert link.granted_unused == used
+        assert link.all_unused == used
         desk.host.is_in_loop = True
         desk.host.run()
-        assert link.granted_unused == before
+        assert link.all_unused == before
 
     def test_after_the_end_of_the_node_it_is_dropped_all_the_same(self) -> None:
         desk = Desk()

@@ -17,17 +17,19 @@ import pytest
 from peerkit import REFUSED, RESET, Desk, FakeLink, FakeStore, closed, still_clock
 
 from idkit import number_of
-from linkkit import ALICE, BOB, EVE, body, received
+from linkkit import ALICE, BOB, EVE, body_of, credits, received
 from signedwire.clock import WallInstant
 from signedwire.delivery import session_map
 from signedwire.delivery.message import IncomingMessage, OutgoingMessage
 from signedwire.delivery.null_store import NullStore
+from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.receive_stream import ReceiveStream
 from signedwire.errors import BackpressureError, NotAllowedError, UnknownPeerError
 from signedwire.identity import Identity
 from signedwire.types import Credit, DeliveryState, Priority, Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.header import message_id_of
+from signedwire.wire.header import STREAMS, VOLATILE, message_id_of, stream_of
+from signedwire.wire.link_frames import Epochs
 from signedwire.wire.session import BatchReceived
 from wirekit import random_seed
 
@@ -56,11 +58,12 @@ class Peer:
 
     def __init__(self, who: Identity) -> None:
         self.who = who
-        self.epoch = 9
-        self.sent = [0, 0, 0, 0]
-        self.stream = ReceiveStream(bytes(who.did), bytes(ALICE.did), 10_000)
+        self.epochs = Epochs(9, 9)
+        self.sent = [0] * STREAMS
+        self.halves = [ReceiveStream(bytes(who.did), bytes(ALICE.did), 10_000) for _ in range(2)]
+        """What it has accepted of our durable messages, and of our volatile ones."""
         self.got: dict[int, list[int]] = defaultdict(list)
-        """Numbers of our messages that it has accepted, by lane, in their order."""
+        """Numbers of our messages that it has accepted, by stream, in their order."""
         self.unsigned: list[tuple[FakeLink, int]] = []
         """Batches that it has judged and not answered."""
         self.judged: Counter[FakeLink] = Counter()
@@ -69,10 +72,11 @@ class Peer:
         """What a receiver makes of one batch; returns places of what it accepts."""
         batch, _, bodies = link.batches[at]
         what = BatchReceived(bodies, batch.root, batch.leaves, batch.signature)
-        arrivals = self.stream.arrived(what, 1 << 16, 0)
+        half = self.halves[stream_of(bodies[0]) >= VOLATILE]
+        arrivals = half.arrived(what, 1 << 16, 0)
         known = {*arrivals.duplicates, *(message.leaf for message in arrivals.new)}
         for message in arrivals.new:
-            self.got[message.lane].append(number_of(message_id_of(bodies[message.index]).hex()))
+            self.got[message.stream].append(number_of(message_id_of(bodies[message.index]).hex()))
         return [n for n, leaf in enumerate(batch.leaves) if leaf in known]
 
 
@@ -115,9 +119,14 @@ class World:
             deadline = WallInstant(wall + seconds) if is_date else self.desk.clock.seconds + seconds
         messages = [
             self.desk.message(
-                peer.who, bytes(rng.randrange(900)), priority=priority, expires_at=deadline
+                peer.who,
+                bytes(rng.randrange(900)),
+                priority=priority,
+                expires_at=deadline,
+                is_durable=is_durable,
             )
             for priority in [rng.choice(list(Priority))]
+            for is_durable in [rng.random() < 0.5]
             for _ in range(rng.choice((1, 1, 3)))
         ]
         try:
@@ -147,18 +156,36 @@ class World:
             link = self.rng.choice(opening)
         peer, rng = self.peers[link.session.did], self.rng
         if rng.random() < 0.1:
-            peer.epoch += 1  # it has begun anew, and knows nothing
-            peer.sent = [0, 0, 0, 0]
-        known = peer.stream.epoch
-        if rng.random() < 0.05:
-            known += 1  # somebody else has used our key
+            self.restart(peer, link)
+        known = [half.epoch for half in peer.halves]
+        for which in range(2):
+            if rng.random() < 0.05:
+                known[which] += 1  # somebody else has used our key
         # It closes a link of an older epoch, and takes up a newer one.
-        if not peer.stream.begin(link.our_epoch):
+        if any(half.epoch > ours for half, ours in zip(peer.halves, link.our_epochs, strict=True)):
             link.end(closed(frames.CLOSE_STALE_EPOCH))
             return
-        marks = peer.stream.marks_now() if known == link.our_epoch else (0, 0, 0, 0)
-        credit = Credit(rng.randrange(1, 40), rng.randrange(1500, 20_000), 5, 6000)
-        link.say_hello(epoch=peer.epoch, known_epoch=known, marks=marks, credit=credit)
+        marks: tuple[int, ...] = ()
+        for half, its, ours in zip(peer.halves, known, link.our_epochs, strict=True):
+            assert half.begin(ours)
+            marks += half.marks_now() if its == ours else (0, 0, 0, 0)
+        room = Credit(rng.randrange(1, 40), rng.randrange(1500, 20_000))
+        link.say_hello(
+            epochs=peer.epochs,
+            known_epochs=Epochs(*known),
+            marks=marks,
+            credit=credits(*room, 5, 6000),
+        )
+
+    def restart(self, peer: Peer, link: FakeLink) -> None:
+        """A peer has begun anew: it has lost the marks of volatile messages, and its old links."""
+        has_store = self.rng.random() < 0.5
+        peer.epochs = Epochs(peer.epochs.durable + (not has_store), peer.epochs.volatile + 1)
+        peer.sent = [*(peer.sent[:VOLATILE] if has_store else [0] * 4), 0, 0, 0, 0]
+        peer.halves[1] = ReceiveStream(bytes(peer.who.did), bytes(ALICE.did), 10_000)
+        for old in self.links:
+            if old is not link and old.session.did == peer.who.did:
+                peer.judged[old] = 10**9
 
     def answer(self) -> None:
         """The peer accepts the next batch of a link; its word may be lost."""
@@ -200,24 +227,22 @@ class World:
         if not open_:
             return
         link = self.rng.choice(open_)
-        peer, lane = self.peers[link.session.did], self.rng.choice(list(Priority))
-        room = link.granted_unused
-        free = room.critical_messages if lane is Priority.CRITICAL else room.messages
-        size = room.critical_bytes if lane is Priority.CRITICAL else room.bytes
-        count = min(self.rng.randrange(1, 5), free, size // 230)
+        peer, stream = self.peers[link.session.did], self.rng.randrange(STREAMS)
+        room = link.granted_unused(stream)
+        count = min(self.rng.randrange(1, 5), room.messages, room.bytes // 230)
         if count <= 0:
             return
-        again = self.rng.random() < 0.2 and peer.sent[lane] >= count
-        first = peer.sent[lane] - count + 1 if again else peer.sent[lane] + 1
-        peer.sent[lane] = max(peer.sent[lane], first + count - 1)
+        again = self.rng.random() < 0.2 and peer.sent[stream] >= count
+        first = peer.sent[stream] - count + 1 if again else peer.sent[stream] + 1
+        peer.sent[stream] = max(peer.sent[stream], first + count - 1)
         bodies = [
-            body(
+            body_of(
+                stream,
                 n,
                 bytes([n % 256]) * 100,
                 sender=peer.who,
                 recipient=ALICE,
-                priority=lane,
-                epoch=link.their_epoch,
+                epoch=link.their_epochs[stream >= VOLATILE],
             )
             for n in range(first, first + count)
         ]
@@ -227,7 +252,7 @@ class World:
         for message in self.desk.take()[:]:
             envelope = message.envelope
             # A stranger that was forgotten may bring it once more, to another receiver.
-            name = (message.origin, envelope.epoch, message.lane, message.sequence_number)
+            name = (message.origin, envelope.epoch, message.stream, message.sequence_number)
             self.received[name] += 1
             self.taken.append(message)
 
@@ -282,11 +307,12 @@ class World:
                 places[id(message)] += not message.is_final
             flying = [
                 message
-                for flight in sender.stream._in_flight.values()
+                for half in (sender.streams.durable, sender.streams.volatile)
+                for flight in half._in_flight.values()
                 for message in flight.messages
                 if message is not None
             ]
-            assert len(flying) == sender.stream.in_flight
+            assert len(flying) == sender.streams.in_flight
             assert session.link is not None or not flying
             for message in flying:
                 places[id(message)] += 1
@@ -308,18 +334,33 @@ class World:
         for session in self.desk.endpoint.sessions.all():
             if session.has_receiver:
                 window = session.receiver._window
-                links = [one.state.granted_unused for one in window._links]
-                used = [sum(column) for column in zip(window._in_inbox, *links, strict=True)]
-                size = window._size
-                assert all(a <= b for a, b in zip(used, size, strict=True)), (used, size)
-                assert min(window._in_inbox) >= 0
-                assert min(window._uncommitted) >= 0
+                for stream, size in enumerate(window._sizes):
+                    used = window._in_inbox.of(stream)
+                    for one in window._links:
+                        used = used.plus(*one.state.granted_unused(stream))
+                    assert not used.exceeds(size), (stream, used, size)
+                    assert min(window._in_inbox.of(stream)) >= 0
+                    assert min(window._uncommitted.of(stream)) >= 0
+                self.check_grants(session.receiver)
+
+    def check_grants(self, receiver: PeerReceiver) -> None:
+        """No credit is lost: what is free is on a link, or the next answer looks at it."""
+        window, answers = receiver._window, receiver.answers
+        for stream, size in enumerate(window._sizes):
+            free = size.minus(window._in_inbox.of(stream)).minus(window._uncommitted.of(stream))
+            for one in window._links:
+                free = free.minus(one.state.granted_unused(stream))
+            if max(free) > 0 and stream not in window._changed:
+                raise AssertionError(f"{free} of stream {stream} is lost")
+            is_cut = answers in receiver._context.budget._cut
+            if max(free) > 0 and answers.link is not None and not answers.is_flush_due:
+                assert is_cut or not self.desk.host.is_open, f"nobody will grant {free} of {stream}"
 
     def check_peers(self) -> None:
         """Each of our messages once, and in the order in which they were queued."""
         for peer in self.peers.values():
-            for lane, numbers in peer.got.items():
-                assert numbers == sorted(set(numbers)), (peer.who.did, lane)
+            for stream, numbers in peer.got.items():
+                assert numbers == sorted(set(numbers)), (peer.who.did, stream)
 
     def finish(self) -> None:
         """Everything ends or is delivered, and who is a stranger is forgotten."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from peerkit import REFUSED, Desk, still_clock
+from peerkit import REFUSED, Desk, epochs, still_clock
 
 from linkkit import BOB
 from signedwire.delivery.advice import UNANSWERED
@@ -51,11 +51,11 @@ def test_room(desk: Desk) -> None:
     def gone() -> None:
         woken.append(2)
 
-    assert not store.when_room(sender, wake)
+    assert not store.when_room(sender, wake, is_durable=True)
     desk.post()
     desk.post()
-    assert store.when_room(sender, wake)
-    assert store.when_room(sender, gone)
+    assert store.when_room(sender, wake, is_durable=True)
+    assert store.when_room(sender, gone, is_durable=True)
     store.forget_room(sender, gone)
     desk.link()
     assert woken == [1]
@@ -113,7 +113,7 @@ def test_a_refusal_ends_a_message(desk: Desk) -> None:
 
 
 def test_a_peer_that_is_ahead_or_denied_needs_nothing_of_it(desk: Desk) -> None:
-    link = desk.link(known_epoch=2**60)
+    link = desk.link(known_epochs=epochs(2**60))
     assert link.is_over
     message = desk.post()
     desk.session().sender.note_attempt_failed(REFUSED)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from peerkit import Desk, FakeLink, FakeStore, ManualClock, payloads, still_clock
+from peerkit import Desk, FakeLink, FakeStore, ManualClock, epochs, marks, payloads, still_clock
 
-from linkkit import ALICE, BOB, EVE, body, received
+from linkkit import ALICE, BOB, EVE, body, credits, received, with_credit
 from signedwire.delivery.inbox_budget import InboxBudget
 from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.store import IncomingRow, Marks, RememberedLeaves
@@ -17,8 +17,8 @@ from signedwire.errors import ClosedError, StoreFailedError
 from signedwire.home import Phase
 from signedwire.types import Credit, Priority, Reason
 from signedwire.wire import link_frames as frames
-from signedwire.wire.header import MAX_V2_HEADER_SIZE, MIN_V2_HEADER_SIZE
-from signedwire.wire.link_frames import Refusal
+from signedwire.wire.header import MAX_V2_HEADER_SIZE, MIN_V2_HEADER_SIZE, STREAMS, VOLATILE
+from signedwire.wire.link_frames import Epochs, Refusal
 from signedwire.wire.session import BatchFailed, BatchReceived
 
 FAILURE = StoreFailedError("node.db", "no space", "nothing more is kept")
@@ -31,7 +31,9 @@ SMALL: dict[str, Any] = {
 SIZE = MIN_V2_HEADER_SIZE + 5
 """Bytes of one `hello`."""
 CRITICAL_BYTES = 2 * 1024 + MAX_V2_HEADER_SIZE + 1000
-WINDOW = Credit(10, 4000, 2, CRITICAL_BYTES)
+WINDOW = credits(10, 4000, 2, CRITICAL_BYTES)
+NOTHING = credits(0, 0, 0, 0)
+NORMAL, CRITICAL = int(Priority.NORMAL), int(Priority.CRITICAL)
 
 
 @pytest.fixture(autouse=True)
@@ -40,9 +42,15 @@ def clock() -> Iterator[ManualClock]:
         yield still
 
 
-def less(messages: int, size: int, critical: int = 0, critical_size: int = 0) -> Credit:
-    """The window, and what is in use."""
-    return WINDOW.minus(Credit(messages, size, critical, critical_size))
+def less(messages: int, size: int, stream: int = NORMAL) -> tuple[Credit, ...]:
+    """The window, and what is in use of one stream."""
+    left = WINDOW[stream].minus(Credit(messages, size))
+    return with_credit(WINDOW, stream, *left)
+
+
+def window_of(desk: Desk) -> tuple[Credit, ...]:
+    """What a HELLO to Bob would grant now."""
+    return desk.session().receiver.first_credit()
 
 
 def batch_of(*numbers: int, epoch: int = 9, **options: Any) -> BatchReceived:
@@ -59,27 +67,28 @@ def said(link: FakeLink) -> list[Any]:
 class TestCredit:
     def test_of_one_that_has_sent_nothing(self) -> None:
         desk = Desk(**SMALL)
-        assert desk.session().receiver.recv_window() == WINDOW
+        assert window_of(desk) == WINDOW
 
     def test_without_a_reserve_critical_has_a_way_still(self) -> None:
         desk = Desk(**(SMALL | {"critical_reserve": 0}))
-        credit = desk.session().receiver.recv_window()
-        assert credit.critical_messages == 1
-        assert credit.critical_bytes >= MAX_V2_HEADER_SIZE + 1000
+        credit = window_of(desk)
+        for stream in (CRITICAL, CRITICAL + VOLATILE):
+            assert credit[stream].messages == 1
+            assert credit[stream].bytes >= MAX_V2_HEADER_SIZE + 1000
 
     def test_a_node_that_only_sends_grants_none(self) -> None:
         desk = Desk(**(SMALL | {"credit_messages": 0}))
-        credit = desk.session().receiver.recv_window()
-        assert (credit.messages, credit.critical_messages) == (0, 0)
+        credit = window_of(desk)
+        assert [one.messages for one in credit] == [0] * STREAMS
 
     @pytest.mark.parametrize(
         ("use", "left"),
         [
-            pytest.param(lambda desk: None, less(10, 4000, 2, CRITICAL_BYTES), id="a link has all"),
+            pytest.param(lambda desk: None, NOTHING, id="a link has all"),
             pytest.param(lambda desk: desk.l.end(), WINDOW, id="it ends unused"),
             pytest.param(
                 lambda desk: desk.l.bring(1, 2, 3),
-                less(10, 4000, 2, CRITICAL_BYTES),
+                NOTHING,
                 id="three wait, and the link has the rest",
             ),
             pytest.param(
@@ -94,28 +103,28 @@ class TestCredit:
             ),
             pytest.param(
                 lambda desk: (desk.l.bring(1, priority=Priority.CRITICAL), desk.l.end()),
-                less(0, 0, 1, SIZE),
+                less(1, SIZE, CRITICAL),
                 id="one is critical",
             ),
         ],
     )
-    def test_what_is_left(self, use: Callable[[Any], object], left: Credit) -> None:
+    def test_what_is_left(self, use: Callable[[Any], object], left: tuple[Credit, ...]) -> None:
         desk: Any = Desk(**SMALL)
         desk.l = desk.link()
         use(desk)
-        assert desk.session().receiver.recv_window() == left
+        assert window_of(desk) == left
 
     def test_links_that_overlap_add_up_to_one_window(self) -> None:
         desk = Desk(**SMALL)
         one = desk.begin()
         other = desk.begin()
         assert one.our_hello.credit == WINDOW
-        assert other.our_hello.credit == Credit(0, 0, 0, 0)
+        assert other.our_hello.credit == NOTHING
         one.end()
         desk.host.run()
         other.say_hello()
         desk.host.run()
-        assert other.granted_unused == WINDOW
+        assert other.all_unused == WINDOW
 
     def test_what_is_taken_is_granted_again_in_one_answer(self) -> None:
         desk = Desk(**SMALL)
@@ -126,8 +135,8 @@ class TestCredit:
         desk.take()
         assert link.heard("credit") == [], "not before the next turn of the loop"
         desk.host.run()
-        assert link.heard("credit") == [Credit(3, 3 * SIZE, 0, 0)]
-        assert link.granted_unused == WINDOW
+        assert link.heard("credit") == [{NORMAL: Credit(3, 3 * SIZE)}]
+        assert link.all_unused == WINDOW
 
     def test_repeats_use_credit_until_they_are_committed(self) -> None:
         """A sender that reconnects while the disk is slow could exceed its window otherwise."""
@@ -142,9 +151,9 @@ class TestCredit:
         again.end()
         desk.host.run()
         receiver = desk.session().receiver
-        assert receiver.recv_window() == less(2, 2 * SIZE)
+        assert receiver.first_credit() == less(2, 2 * SIZE)
         desk.store.commit()
-        assert receiver.recv_window() == WINDOW
+        assert receiver.first_credit() == WINDOW
 
     def test_of_a_batch_only_what_is_no_news_is_held_apart(self) -> None:
         desk = Desk(store=FakeStore, **SMALL)
@@ -155,9 +164,9 @@ class TestCredit:
         link.bring(1, 2)
         link.end()
         receiver = desk.session().receiver
-        assert receiver.recv_window() == less(2, 2 * SIZE)
+        assert receiver.first_credit() == less(2, 2 * SIZE)
         desk.store.commit()
-        assert receiver.recv_window() == less(1, SIZE), "the new one waits for the application"
+        assert receiver.first_credit() == less(1, SIZE), "the new one waits for the application"
 
     def test_a_node_that_closes_grants_nothing(self) -> None:
         desk = Desk(**SMALL)
@@ -166,7 +175,7 @@ class TestCredit:
         desk.host.is_open = False
         desk.take()
         desk.host.run()
-        assert set(link.heard("credit")) == {Credit(0, 0, 0, 0)}
+        assert link.heard("credit") == [{}]
 
     def test_without_a_link_nothing_is_kept_to_be_told(self) -> None:
         desk = Desk(**SMALL)
@@ -177,7 +186,8 @@ class TestCredit:
         message.ack()
         answers = desk.session().receiver.answers
         desk.host.run()
-        assert (answers._handled, answers._refused, answers._receipt_first) == ([], [], [])
+        for half in (answers._durable, answers._volatile):
+            assert (half._handled, half._refused, half._receipt_first) == ([], [], [])
 
 
 class TestBudget:
@@ -224,7 +234,7 @@ class TestBudget:
 
     def test_one_message_fits_into_the_least(self) -> None:
         desk = Desk(inbox_bytes=MAX_V2_HEADER_SIZE + 2000, max_payload_size=2000)
-        assert desk.session().receiver.recv_window().bytes == MAX_V2_HEADER_SIZE + 2000
+        assert {one.bytes for one in window_of(desk)} == {MAX_V2_HEADER_SIZE + 2000}
 
     def test_who_fills_it_leaves_others_nothing_until_half_is_taken(self) -> None:
         desk = Desk(**(SMALL | {"inbox_bytes": 4000}))
@@ -232,7 +242,7 @@ class TestBudget:
         link.bring(*range(1, 4), payload=bytes(1000))
         other = desk.begin(EVE)
         free = 4000 - 3 * (1000 + MIN_V2_HEADER_SIZE)
-        assert other.our_hello.credit.bytes == other.our_hello.credit.critical_bytes == free
+        assert {one.bytes for one in other.our_hello.credit} == {free}
         other.say_hello()
         desk.host.run()
         granted = list(other.granted)
@@ -244,7 +254,7 @@ class TestBudget:
         assert other.granted == granted, "more than half is in use still"
         desk.take()
         desk.host.run()
-        assert other.granted_unused.bytes == 4000
+        assert other.granted_unused(NORMAL).bytes == 4000
         assert desk.context.budget._used == 0
 
 
@@ -294,7 +304,7 @@ class TestAfterTheCommit:
         assert said(link) == [], "no receipt, so the batch comes again"
         assert link.code == frames.CLOSE_UNAVAILABLE
         desk.host.run()
-        assert desk.session().receiver.recv_window() == WINDOW
+        assert window_of(desk) == WINDOW
         assert desk.context.budget._used == 0
 
     def test_it_fails_after_the_end_of_its_link(self) -> None:
@@ -305,7 +315,7 @@ class TestAfterTheCommit:
         desk.host.run()
         desk.store.commit(FAILURE)
         desk.host.run()
-        assert desk.session().receiver.recv_window() == WINDOW
+        assert window_of(desk) == WINDOW
         assert desk.context.budget._used == 0
 
     def test_its_link_ends_first(self) -> None:
@@ -336,7 +346,7 @@ class TestAfterTheCommit:
         assert desk.host.drops[Reason.INBOX_FULL, BOB.did] == 2
         assert desk.store.called("accept")[0][-1] == [1, 2]
         desk.host.run()
-        assert link.granted_unused == WINDOW
+        assert link.all_unused == WINDOW
 
     def test_for_what_was_refused_there_is_never_a_receipt(self) -> None:
         desk = Desk(store=FakeStore, **SMALL)
@@ -392,11 +402,8 @@ class TestAfterTheCommit:
     def test_of_several_lanes(self) -> None:
         desk = Desk(**SMALL)
         link = desk.link()
-        bodies = [
-            body(1, b"%d" % lane, sender=BOB, recipient=ALICE, epoch=9, priority=lane)
-            for lane in (Priority.HIGH, Priority.LOW, Priority.NORMAL)
-        ]
-        link.bring_batch(received(bodies, BOB))
+        for lane in (Priority.HIGH, Priority.LOW, Priority.NORMAL):
+            link.bring(1, payload=b"%d" % lane, priority=lane)
         assert payloads(desk.take()) == [b"2", b"1", b"0"]
         assert desk.host.counters.messages_received == 3
 
@@ -624,7 +631,7 @@ class TestAnswers:
         one.ack()
         other.nack()
         link.end()
-        again = desk.link(epoch=10)
+        again = desk.link(epochs=epochs(10))
         third.ack()
         desk.host.run()
         assert said(again) == []
@@ -635,7 +642,7 @@ class TestAnswers:
         desk.host.is_in_loop = False
         one.ack()
         desk.host.is_in_loop = True
-        assert desk.session().receiver.answers._handled == []
+        assert desk.session().receiver.answers._durable._handled == []
         desk.host.run()
         assert said(link) == [("handled", [batch.leaves[0]])]
 
@@ -669,12 +676,12 @@ class TestAnswers:
     def test_they_are_forgotten_beyond_a_limit(self) -> None:
         desk = Desk(**(SMALL | {"credit_messages": 1, "critical_reserve": 0}))
         receiver = desk.session().receiver
-        limit = 1 + 1 + 1024
-        remembered = receiver.answers._remembered
+        limit = 3 * 1 + 1 + 1024
+        remembered = receiver.answers._durable._remembered
         for number in range(limit + 5):
             remembered.put(b"%032d" % number, None)
         assert len(remembered) == limit
-        assert receiver.weight == 2048 + 130 * limit
+        assert receiver.weight == 4096 + 130 * limit
 
 
 class TestAnEarlierProcess:
@@ -687,11 +694,11 @@ class TestAnEarlierProcess:
     def test_what_comes_first_waits_for_what_it_remembered(self) -> None:
         desk, batch = self.desk()
         link = desk.link()
-        assert link.our_hello.known_epoch == 9
-        assert link.our_hello.marks == (0, 2, 0, 0)
+        assert link.our_hello.known_epochs == Epochs(9, 0)
+        assert link.our_hello.marks == marks(0, 2, 0, 0)
         link.bring_batch(batch)
         assert desk.store.called("accept") == []
-        assert desk.session().receiver.recv_window() == Credit(0, 0, 0, 0)
+        assert window_of(desk) == NOTHING
         known = RememberedLeaves(([], batch.leaves[:1], [], []), [], [batch.leaves[1]])
         desk.store.loads[0](known)
         desk.store.commit()
@@ -700,7 +707,7 @@ class TestAnEarlierProcess:
         assert ("receipts", [], [batch.leaves[0], batch.leaves[2]]) in said(link)
         assert link.heard("refused") == [[Refusal(batch.leaves[1], Reason.INBOX_FULL)]]
         desk.host.run()
-        assert link.granted_unused == WINDOW
+        assert link.all_unused == WINDOW
 
     def test_its_link_has_ended_meanwhile(self) -> None:
         desk, batch = self.desk()
@@ -710,14 +717,14 @@ class TestAnEarlierProcess:
         desk.store.loads[0](None)
         desk.host.run()
         assert desk.store.called("accept") == []
-        assert desk.session().receiver.recv_window() == WINDOW
+        assert window_of(desk) == WINDOW
 
     @pytest.mark.parametrize("why", ["the store has failed", "its sender has begun anew"])
     def test_what_is_loaded_is_of_no_use(self, why: str) -> None:
         desk, batch = self.desk()
         has_failed = why == "the store has failed"
-        link = desk.link(epoch=9 if has_failed else 10)
-        epoch = link.their_epoch
+        link = desk.link(epochs=epochs(9 if has_failed else 10))
+        epoch = link.their_epochs.durable
         again = link.bring_batch(batch_of(1, epoch=epoch))
         known = RememberedLeaves(([], batch.leaves, [], []), [], [])
         desk.store.loads[0](None if has_failed else known)

@@ -9,7 +9,7 @@ import pytest
 from peerkit import Desk, FakeRoute, FakeStore, ManualClock, closed, numbers, still_clock
 
 from idkit import number_of
-from linkkit import BOB
+from linkkit import BOB, PLENTY, with_credit
 from signedwire.clock import WallInstant
 from signedwire.delivery import peer_sender
 from signedwire.delivery.advice import UNANSWERED, late_by_the_peer
@@ -270,7 +270,7 @@ class TestAborts:
             clock.move(11)
         assert sender.is_dead(message)
         sender.aborted(link.batches[0][0].root)
-        assert sender.stream.in_flight == 1
+        assert sender.streams.in_flight == 1
         desk.host.run()
         assert (message.state, message.reason) == (EXPIRED, Reason.EXPIRED)
         assert message.body == b""
@@ -371,7 +371,7 @@ class TestAnswers:
 class TestWriting:
     def test_no_more_than_the_peer_takes(self, desk: Desk) -> None:
         messages = [desk.post() for _ in range(5)]
-        link = desk.link(credit=desk.session().receiver.recv_window()._replace(messages=3))
+        link = desk.link(credit=with_credit(PLENTY, Priority.NORMAL, 3, 1 << 20))
         desk.host.run()
         assert link.messages == messages[:3]
 
@@ -520,7 +520,7 @@ class TestRoom:
 
         for wake in (one, other, gone):
             assert desk.store.when_room(sender, wake)
-        assert len(sender.lanes._room_waiters) == 1
+        assert len(sender.lanes._durable._room_waiters) == 1
         desk.store.forget_room(sender, gone)
         desk.store.forget_room(sender, gone)
         desk.link()
@@ -530,6 +530,6 @@ class TestRoom:
     def test_who_waits_is_woken_at_the_end(self) -> None:
         desk, _ = self.full()
         woken: list[str] = []
-        assert desk.session().sender.when_room(lambda: woken.append("room"))
+        assert desk.session().sender.when_room(lambda: woken.append("room"), is_durable=True)
         desk.endpoint.end()
         assert woken == ["room"]

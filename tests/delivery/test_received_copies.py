@@ -107,10 +107,10 @@ class TestReceiving:
         batch = from_bob(1, 2, payload=bytes(100))
         assert batch.size > sum(map(len, batch.bodies))
         desk.session(BOB).receiver.receive(batch, 1, link)
-        assert window._in_inbox[:2] == [2, batch.size]
+        assert window._in_inbox.of(1) == (2, batch.size)
         for message in desk.take():
             assert message.size > len(message.payload) + 126
-        assert window._in_inbox == [0, 0, 0, 0]
+        assert window._in_inbox.of(1) == (0, 0)
 
     def test_credit_counts_the_path_of_what_is_not_new(self) -> None:
         desk = Desk(store=FakeStore)
@@ -118,9 +118,9 @@ class TestReceiving:
         receiver = desk.session(BOB).receiver
         link.bring_batch(from_bob(1, 2))
         again = link.bring_batch(from_bob(1, 2))
-        assert receiver._window._uncommitted[:2] == [2, again.size]
+        assert receiver._window._uncommitted.of(1) == (2, again.size)
         desk.store.commit()
-        assert receiver._window._uncommitted == [0, 0, 0, 0]
+        assert receiver._window._uncommitted.of(1) == (0, 0)
 
     def test_a_kept_message_keeps_no_neighbour_alive(self) -> None:
         desk = Desk()

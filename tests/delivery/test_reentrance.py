@@ -9,9 +9,9 @@ from typing import Final
 import pytest
 from peerkit import THERE, Desk, FakeLink, ManualClock, still_clock
 
-from linkkit import BOB, EVE
+from linkkit import BOB, EVE, credits
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.types import Credit, Priority, Reason
+from signedwire.types import Priority, Reason
 from signedwire.wire import link_frames as frames
 
 Act = Callable[[Desk], object]
@@ -108,7 +108,7 @@ def late_in_a_batch(desk: Desk, watch: Callable[[OutgoingMessage], None]) -> lis
 def deadline_in_the_queue(
     desk: Desk, watch: Callable[[OutgoingMessage], None]
 ) -> list[OutgoingMessage]:
-    desk.link(credit=Credit(0, 0, 0, 0))
+    desk.link(credit=credits(0, 0, 0, 0))
     at = desk.clock.monotonic() + 1
     messages = [desk.message(expires_at=at) for _ in range(3)]
     for message in messages:
@@ -202,7 +202,10 @@ def test_a_callback_may_change_the_node(moment: Moment, act: Act) -> None:
     assert calls
     check_numbers(desk)
     sender = desk.session().sender
-    waiting = {*sender.lanes, *(one for f in sender.stream._in_flight.values() for one in f.all())}
+    waiting = {
+        *sender.lanes,
+        *(one for f in sender.streams.durable._in_flight.values() for one in f.all()),
+    }
     for message in messages:
         assert message.is_final or message.is_confirmed or message in waiting
     if desk.access.denies(BOB.did):
@@ -212,7 +215,7 @@ def test_a_callback_may_change_the_node(moment: Moment, act: Act) -> None:
 
 def check_numbers(desk: Desk) -> None:
     """The counts of a stream are those of its batches."""
-    stream = desk.session().sender.stream
+    stream = desk.session().sender.streams.durable
     flights = stream._in_flight.values()
     assert stream.in_flight == sum(len(flight.all()) for flight in flights)
     assert stream.in_flight_bytes == sum(

@@ -17,6 +17,8 @@ from peerkit import (
     FakeStore,
     ManualClock,
     closed,
+    epochs,
+    marks,
     still_clock,
 )
 
@@ -49,8 +51,8 @@ class TestWhichLinkStays:
     ) -> None:
         us, them = (SMALLER, LARGER) if are_we_smaller else (LARGER, SMALLER)
         desk = Desk(us=us)
-        old = desk.link(them, is_dialed=is_old_dialed, epoch=9)
-        new = desk.link(them, is_dialed=is_new_dialed, epoch=theirs)
+        old = desk.link(them, is_dialed=is_old_dialed, epochs=epochs(9))
+        new = desk.link(them, is_dialed=is_new_dialed, epochs=epochs(theirs))
         # Only if each side dialed one, and neither has begun anew, the old one can stay: if
         # the smaller DID dialed it.
         smaller_dialed_old = is_old_dialed == are_we_smaller
@@ -116,8 +118,8 @@ class TestHello:
         desk.route(ALICE)
         message = desk.post(ALICE)
         link = desk.begin(ALICE, is_dialed=True)
-        ours = link.our_hello.epoch
-        link.say_hello(epoch=ours if is_same_epoch else ours - 1, known_epoch=0)
+        ours = link.our_hello.epochs.durable
+        link.say_hello(epochs=epochs(ours if is_same_epoch else ours - 1), known_epochs=epochs(0))
         assert (link.code == DUPLICATE) == is_same_epoch
         assert message.is_final == is_same_epoch
         assert desk.host.dropped(Reason.BAD_IDENTITY) == 2 * is_same_epoch
@@ -139,25 +141,24 @@ class TestHello:
     def test_what_it_knows_of_us(self, known: int | str, marks: int, code: int | None) -> None:
         desk = Desk()
         link = desk.begin()
-        ours = link.our_hello.epoch
+        ours = link.our_hello.epochs.durable
         numbers: dict[int | str, int] = {-1: ours - 1, "ours": ours, "ours+1": ours + 1}
-        known_epoch = numbers.get(known, known)
-        link.say_hello(known_epoch=known_epoch)
+        known_epoch = numbers[known] if known in numbers else int(known)
+        link.say_hello(known_epochs=epochs(known_epoch))
         assert link.code == code
         session = desk.session()
         assert (session.link is link) == (code is None)
         if code == STALE:
-            assert isinstance(known_epoch, int)
-            assert session.hello().epoch == known_epoch + 1
-            assert desk.begin().say_hello(known_epoch=known_epoch).code is None
+            assert session.hello().epochs == epochs(known_epoch + 1)
+            assert desk.begin().say_hello(known_epochs=epochs(known_epoch)).code is None
         else:
-            assert session.hello().epoch == ours
+            assert session.hello().epochs == epochs(ours)
 
     def test_an_older_epoch_of_the_peer(self, caplog: pytest.LogCaptureFixture) -> None:
         desk = Desk()
-        link = desk.link(epoch=10)
+        link = desk.link(epochs=epochs(10))
         with caplog.at_level(logging.WARNING):
-            old = desk.link(epoch=9)
+            old = desk.link(epochs=epochs(9))
         assert old.code == STALE
         assert desk.session().link is link
         assert "older state" in caplog.records[0].event  # type: ignore[attr-defined]
@@ -165,32 +166,32 @@ class TestHello:
     def test_a_store_that_says_that_the_peer_is_ahead_in_this_epoch(self) -> None:
         desk = Desk(store=FakeStore)
         link = desk.begin()
-        ours = link.our_hello.epoch
+        ours = link.our_hello.epochs.durable
         desk.store.ahead.add(BOB.did)
-        link.say_hello(marks=(0, 7, 0, 0))
+        link.say_hello(marks=marks(0, 7, 0, 0))
         assert link.code == STALE
         assert desk.store.called("restart") == [(BOB.did, ours + 1, (0, 7, 0, 0))]
         # It is not asked where the peer knows another epoch: marks count within one.
-        again = desk.begin().say_hello(known_epoch=ours)
+        again = desk.begin().say_hello(known_epochs=epochs(ours))
         assert again.code is None
 
     def test_marks_of_another_epoch_tell_nothing(self) -> None:
         desk = Desk(store=FakeStore)
         link = desk.begin()
-        ours = link.our_hello.epoch
-        link.say_hello(known_epoch=ours + 5, marks=(0, 7, 0, 0))
+        ours = link.our_hello.epochs.durable
+        link.say_hello(known_epochs=epochs(ours + 5), marks=marks(0, 7, 0, 0))
         assert desk.store.called("restart") == [(BOB.did, ours + 6, None)]
 
     def test_an_old_copy_of_the_store(self, caplog: pytest.LogCaptureFixture) -> None:
         desk = Desk(store=FakeStore)
         desk.store.old_copies.add(BOB.did)
         with caplog.at_level(logging.WARNING):
-            link = desk.link(marks=(0, 3, 0, 0))
+            link = desk.link(marks=marks(0, 3, 0, 0))
         assert link.code is None
         assert desk.store.called("learn") == [(BOB.did, (0, 3, 0, 0))]
         assert "old copy" in caplog.text
         # Marks of another epoch are not taken up.
-        desk.link(known_epoch=0, epoch=10)
+        desk.link(known_epochs=epochs(0), epochs=epochs(10))
         assert len(desk.store.called("learn")) == 1
 
     @pytest.mark.parametrize("knows_us", [True, False], ids=["it knows us", "it forgot us"])
@@ -198,12 +199,12 @@ class TestHello:
         """If it still knows our epoch it may yet say what its application did."""
         desk = Desk()
         desk.route()
-        link = desk.link(epoch=9)
+        link = desk.link(epochs=epochs(9))
         message = desk.post()
         assert link.accept()
         link.end()
-        ours = link.our_hello.epoch
-        again = desk.link(epoch=10, known_epoch=ours if knows_us else 0)
+        ours = link.our_hello.epochs.durable
+        again = desk.link(epochs=epochs(10), known_epochs=epochs(ours if knows_us else 0))
         assert message.state is DeliveryState.ACCEPTED
         assert message.reason is (None if knows_us else Reason.STALE_EPOCH)
         assert again.code is None
@@ -218,7 +219,7 @@ class TestHello:
         first.end()
         fresh = desk.message()
         desk.endpoint.submitter.submit(fresh, 5)
-        ahead = desk.link(known_epoch=first.our_epoch + 3)
+        ahead = desk.link(known_epochs=epochs(first.our_epochs.durable + 3))
         desk.host.run()
         assert ahead.code == STALE
         assert (written.state, written.reason) == (FAILED, Reason.STALE_EPOCH)
@@ -228,18 +229,18 @@ class TestHello:
             Reason.STALE_EPOCH,
         )
         assert fresh.state is QUEUED
-        last = desk.link(known_epoch=first.our_epoch + 3)
+        last = desk.link(known_epochs=epochs(first.our_epochs.durable + 3))
         desk.host.run()
-        assert last.our_epoch == first.our_epoch + 4
+        assert last.our_epochs == epochs(first.our_epochs.durable + 4)
         assert last.messages == [fresh]
         assert fresh.sequence == 1
 
     def test_who_is_ahead_while_it_has_a_link(self) -> None:
         desk = Desk()
         desk.route()
-        old = desk.link(epoch=9)
+        old = desk.link(epochs=epochs(9))
         message = desk.post()
-        new = desk.link(epoch=10, known_epoch=old.our_epoch + 1)
+        new = desk.link(epochs=epochs(10), known_epochs=epochs(old.our_epochs.durable + 1))
         assert (old.code, new.code) == (STALE, STALE)
         assert (message.state, message.reason) == (FAILED, Reason.STALE_EPOCH)
         assert desk.session().link is None
@@ -250,13 +251,13 @@ class TestHello:
         desk.route()
         one, other = desk.begin(is_dialed=True), desk.begin()
         desk.store.ahead.add(BOB.did)
-        one.say_hello(marks=(0, 7, 0, 0))
+        one.say_hello(marks=marks(0, 7, 0, 0))
         assert one.code == STALE
-        other.say_hello(marks=(0, 7, 0, 0))
+        other.say_hello(marks=marks(0, 7, 0, 0))
         # Its peer reads by the epoch of our HELLO: all that we number now is malformed to it.
         assert other.code == STALE
         message = desk.post()
-        third = desk.link(known_epoch=one.our_epoch)
+        third = desk.link(known_epochs=one.our_epochs)
         desk.host.run()
         assert third.code is None
         assert third.messages == [message]
@@ -502,7 +503,7 @@ class TestWhileTheNodeCloses:
         link.end()
         woken: list[str] = []
         waiting = [desk.post(expires_at=desk.clock.seconds + 50) for _ in range(3)]
-        desk.session().sender.lanes._room_waiters.append(lambda: woken.append("room"))
+        desk.session().sender.lanes._durable._room_waiters.append(lambda: woken.append("room"))
         desk.endpoint.begin_end()
         calls = list(desk.connector.calls)
         desk.endpoint.send_waiting(desk.session())
@@ -553,7 +554,9 @@ class TestStatus:
         assert (status.state, status.wire, status.round_trip) == (PeerState.CONNECTED, "v2", 0.25)
         assert (status.in_flight, status.overdue) == (1, 3.0)
         assert status.send_window is not None
-        assert status.send_window.messages == PLENTY.messages - 1
+        assert [one.messages for one in status.send_window] == [
+            one.messages - (stream == Priority.HIGH) for stream, one in enumerate(PLENTY)
+        ]
         assert set(desk.endpoint.status()) == {BOB.did}
 
     def test_of_a_peer_that_has_no_route(self) -> None:

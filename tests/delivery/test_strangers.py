@@ -16,6 +16,8 @@ from peerkit import (
     FakeLink,
     FakeStore,
     ManualClock,
+    epochs,
+    marks,
     payloads,
     still_clock,
 )
@@ -23,12 +25,13 @@ from peerkit import (
 from idkit import number_of
 from linkkit import BOB, EVE
 from signedwire.delivery import session_map
-from signedwire.delivery.lanes import Lanes
+from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.store import Marks
 from signedwire.errors import UnknownPeerError
 from signedwire.identity import Identity
 from signedwire.types import DeliveryState, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
+from signedwire.wire.link_frames import Epochs
 
 QUEUED, WRITTEN = DeliveryState.QUEUED, DeliveryState.WRITTEN
 GRACE = 5.0
@@ -276,38 +279,42 @@ class TestWhoReturns:
         use(desk, first)
         first.end()
         again = desk.link()
-        assert (again.our_epoch > first.our_epoch) == is_newer
+        assert all(
+            (new > old) == is_newer
+            for new, old in zip(again.our_epochs, first.our_epochs, strict=True)
+        )
         message = desk.post()
         assert message.sequence == 1
 
     def test_a_newer_one_each_time_also_where_it_was_ahead_of_our_clock(self) -> None:
         desk = Desk()
         ahead = desk.clock.wall_us + 10**12
-        desk.link(known_epoch=ahead)
-        epochs = [ahead]
+        desk.link(known_epochs=epochs(ahead))
+        known = [ahead]
         for _ in range(3):
-            link = desk.link(known_epoch=epochs[-1])
+            link = desk.link(known_epochs=epochs(known[-1]))
             assert link.code is None
             answered(desk, link)
-            epochs.append(link.our_epoch)
+            assert link.our_epochs == epochs(link.our_epochs.durable)
+            known.append(link.our_epochs.durable)
             link.end()
             assert halves(desk) == (False, False)
-        assert epochs == sorted(set(epochs))
+        assert known == sorted(set(known))
 
     def test_others_keep_theirs(self) -> None:
         desk = Desk()
         desk.route(EVE)
-        eve = desk.session(EVE).sender.epoch
+        eve = desk.session(EVE).sender.streams.epochs
         link = desk.link()
         answered(desk, link)
         link.end()
-        assert desk.session(EVE).sender.epoch == eve
+        assert desk.session(EVE).sender.streams.epochs == eve
 
     def test_a_store_says_its_epoch(self) -> None:
         desk = Desk(store=FakeStore)
         desk.store.epochs[BOB.did] = 77
-        link = desk.link(known_epoch=77)
-        assert link.our_epoch == 77
+        link = desk.link(known_epochs=Epochs(77, 0))
+        assert link.our_epochs.durable == 77
         assert link.code is None
 
     def test_its_marks_are_known_still(self) -> None:
@@ -317,8 +324,8 @@ class TestWhoReturns:
         assert payloads(desk.take()) == [b"hello", b"hello"]
         link.end()
         again = desk.link()
-        assert again.our_hello.known_epoch == 9
-        assert again.our_hello.marks == (0, 2, 0, 0)
+        assert again.our_hello.known_epochs == epochs(9)
+        assert again.our_hello.marks == marks(0, 2, 0, 0)
         again.bring(1, 2)
         assert desk.take() == []
         assert desk.host.drops[Reason.DUPLICATE, BOB.did] == 2
@@ -486,7 +493,7 @@ class TestHowManyAreKept:
         assert len(self.known(desk)) == 6
 
 
-class Interrupted(Lanes[Any]):
+class Interrupted(SendQueue[Any]):
     """A queue in which another thread does something at a certain place."""
 
     __slots__ = ()
@@ -593,7 +600,7 @@ class TestMessagesOfAnotherThread:
         sender = desk.session().sender
 
         def queue() -> None:
-            assert Lanes.put(lanes, message, message.priority)
+            assert SendQueue.put(lanes, message, message.options.stream)
 
         def look() -> None:
             Interrupted.before_look = queue  # at the second look, which is under the lock
@@ -610,7 +617,7 @@ class TestMessagesOfAnotherThread:
     ) -> None:
         desk = Desk()
         self.gone(desk)
-        desk.session().sender.lanes.__class__ = Lanes
+        desk.session().sender.lanes.__class__ = SendQueue
         old = desk.session()
         desk.endpoint.sessions.forget_if_stranger(old)
         assert not old.has_sender
@@ -618,8 +625,8 @@ class TestMessagesOfAnotherThread:
         check = desk.endpoint.submitter._check
         links: list[Any] = []
 
-        def slow_check(did: Did, payload_size: int) -> Any:
-            found = check(did, payload_size)
+        def slow_check(did: Did, payload_size: int, *, is_durable: bool) -> Any:
+            found = check(did, payload_size, is_durable=is_durable)
             if not links:
                 links.append(None)
                 desk.peers._drop(old)
@@ -645,7 +652,7 @@ class TestMessagesOfAnotherThread:
         (message,) = self.numbered(desk)
 
         def queue() -> None:
-            assert Lanes.put(lanes, message, message.priority)
+            assert SendQueue.put(lanes, message, message.options.stream)
 
         def look() -> None:
             Interrupted.before_look = queue

@@ -10,16 +10,17 @@ import tracemalloc
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from idkit import id_of, number_of
-from linkkit import ALICE, BOB, EVE, body, received
-from signedwire.delivery.lanes import Lanes
+from linkkit import ALICE, BOB, EVE, body, credits, received
 from signedwire.delivery.message import IncomingMessage, OutgoingMessage
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
 from signedwire.delivery.send_options import SendOptions
+from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.streams import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, Refused, SendStream
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit, DeliveryState, Priority, Reason, unix_time_us
@@ -39,7 +40,7 @@ from signedwire.wire.session import BatchFailed, BatchReceived, SentBatch
 QUEUED, PERSISTED, WRITTEN, ACCEPTED, HANDLED, REFUSED, FAILED, EXPIRED = DeliveryState
 LOW, NORMAL, HIGH, CRITICAL = Priority
 EPOCH = 9
-VAST = Credit(10**6, 10**9, 10**6, 10**9)
+VAST = credits(10**6, 10**9, 10**6, 10**9)
 US, THEM = bytes(ALICE.did), bytes(BOB.did)
 
 
@@ -51,7 +52,7 @@ class Sender:
     """A queue, its stream and what was written: the sending half of a peer."""
 
     def __init__(self) -> None:
-        self.lanes: Lanes[OutgoingMessage] = Lanes(100_000, 100)
+        self.lanes: SendQueue[OutgoingMessage] = SendQueue(100_000, 100)
         self.stream = SendStream(US, THEM, EPOCH)
         self.count = 0
 
@@ -67,18 +68,24 @@ class Sender:
         message = OutgoingMessage(
             SendOptions(BOB.did, priority, expires_at, is_bulk=is_bulk), id_of(self.count), payload
         )
-        assert self.lanes.put(message, priority)
+        assert self.lanes.put(message, message.options.stream)
         return message
 
     def next(
         self,
-        room: Credit = VAST,
+        room: tuple[Credit, ...] = VAST,
         is_dead: Callable[[OutgoingMessage], bool] = nobody_is_dead,
         largest: int = 2**32,
     ) -> list[OutgoingMessage]:
-        return self.stream.next_batch(self.lanes, room, is_dead, largest)
+        """The next batch of the highest lane that has one."""
+        for priority in sorted(Priority, reverse=True):
+            lane = self.lanes.lane(priority)
+            batch = self.stream.take_batch(lane, room[priority], is_dead, largest)
+            if batch:
+                return batch
+        return []
 
-    def send(self, room: Credit = VAST) -> tuple[SentBatch, BatchReceived]:
+    def send(self, room: tuple[Credit, ...] = VAST) -> tuple[SentBatch, BatchReceived]:
         """Write one batch: as the sender keeps it, and as the peer gets it."""
         messages = self.next(room)
         assert messages
@@ -93,7 +100,7 @@ class Sender:
     def take_unanswered(self) -> list[OutgoingMessage]:
         """The link broke."""
         messages = self.stream.take_unanswered()
-        self.lanes.put_back([(message, message.priority) for message in messages])
+        self.lanes.put_back([(message, message.options.stream) for message in messages])
         return messages
 
     def hear(self, kind: int, *hashes: bytes) -> list[OutgoingMessage]:
@@ -165,20 +172,22 @@ class TestNumbering:
         assert not sender.lanes
 
     def test_lanes_that_are_left_alone(self, sender: Sender) -> None:
-        for priority in (LOW, NORMAL, HIGH):
-            sender.queue(priority=priority)
+        queued = [sender.queue(priority=priority) for priority in (LOW, NORMAL, HIGH)]
         stream, lanes = sender.stream, sender.lanes
-        assert stream.next_batch(lanes, VAST, nobody_is_dead, above=HIGH) == []
-        (message,) = stream.next_batch(lanes, VAST, nobody_is_dead, above=NORMAL)
-        assert message.priority == HIGH
-        assert stream.next_batch(lanes, VAST, nobody_is_dead, above=NORMAL) == []
+        take = partial(stream.take_batch, end_if_dead=nobody_is_dead)
+        assert take(lanes.lane(CRITICAL), VAST[CRITICAL]) == []
+        assert take(lanes.lane(HIGH), VAST[HIGH]) == [queued[HIGH]]
+        assert take(lanes.lane(HIGH), VAST[HIGH]) == []
+        assert list(lanes) == [queued[NORMAL], queued[LOW]]
 
-    def test_a_lane_that_waits_for_credit_holds_back_the_lower_ones(self, sender: Sender) -> None:
-        sender.queue(b"small", LOW)
-        sender.queue(bytes(5000), HIGH)
-        assert sender.next(Credit(9, 1000, 9, 9000)) == []
-        sender.queue(bytes(5000), CRITICAL)
-        assert sender.next(Credit(9, 6000, 9, 1000))[0].priority == HIGH
+    def test_a_lane_that_waits_for_credit_holds_back_no_other(self, sender: Sender) -> None:
+        small = sender.queue(b"small", LOW)
+        large = sender.queue(bytes(5000), HIGH)
+        assert sender.next(credits(9, 1000, 9, 9000)) == [small]
+        assert sender.next(credits(9, 1000, 9, 9000)) == []
+        critical = sender.queue(bytes(5000), CRITICAL)
+        assert sender.next(credits(9, 6000, 9, 1000)) == [large]
+        assert sender.next(credits(9, 6000, 9, 6000)) == [critical]
 
     def test_256_messages_at_most(self, sender: Sender) -> None:
         for _ in range(MAX_BATCH_MESSAGES + 1):
@@ -200,17 +209,17 @@ class TestRoom:
     @pytest.mark.parametrize(
         ("room", "numbers"),
         [
-            (Credit(0, 1000, 0, 1000), []),
-            (Credit(9, 126, 9, 126), []),
-            (Credit(9, 131, 9, 130), [2]),
-            (Credit(1, 1000, 0, 1000), [2]),
-            (Credit(9, 1000, 0, 1000), [2, 3]),
-            (Credit(9, 1000, 1, 1000), [1]),
-            (Credit(9, 1000, 9, 131), [1]),
+            (credits(0, 1000, 0, 1000), []),
+            (credits(9, 126, 9, 126), []),
+            (credits(9, 131, 9, 130), [2]),
+            (credits(1, 1000, 0, 1000), [2]),
+            (credits(9, 1000, 0, 1000), [2, 3]),
+            (credits(9, 1000, 1, 1000), [1]),
+            (credits(9, 1000, 9, 131), [1]),
         ],
     )
     def test_no_more_than_the_peer_takes(
-        self, sender: Sender, room: Credit, numbers: list[int]
+        self, sender: Sender, room: tuple[Credit, ...], numbers: list[int]
     ) -> None:
         """Critical has its own: it neither waits for the others nor holds them up."""
         for priority in (CRITICAL, NORMAL, NORMAL):
@@ -364,7 +373,7 @@ class TestHandled:
     @pytest.mark.parametrize("has_index", [False, True])
     def test_a_batch_that_was_aborted_is_forgotten(self, sender: Sender, has_index: bool) -> None:
         aborted, kept = sender.queue(), sender.queue()
-        first, _ = sender.send(VAST._replace(messages=1))
+        first, _ = sender.send(credits(1, 10**9, 1, 10**9))
         second, _ = sender.send()
         if has_index:
             sender.hear(ACCEPTED_ENVELOPES, bytes(32))
@@ -615,7 +624,7 @@ class TestWhatIsHeld:
 class TestTakeBack:
     def test_what_has_no_answer_in_the_order_of_sending(self, sender: Sender) -> None:
         messages = [sender.queue() for _ in range(5)]
-        first, _ = sender.send(Credit(3, 10**6, 0, 0))
+        first, _ = sender.send(credits(3, 10**6, 0, 0))
         second, _ = sender.send()
         sender.hear(ACCEPTED_ENVELOPES, first.leaves[1])
         sender.refuse(second.leaves[1])
@@ -625,14 +634,14 @@ class TestTakeBack:
 
     def test_numbers_and_bytes_stay(self, sender: Sender) -> None:
         messages = [sender.queue(bytes([n])) for n in range(6)]
-        sender.send(Credit(4, 10**6, 0, 0))
+        sender.send(credits(4, 10**6, 0, 0))
         before = [(message.sequence, message.body) for message in messages[:4]]
         sender.take_unanswered()
         late = sender.queue(b"late")
         # The new link has less credit, so they go in other batches.
         sizes = []
         while sender.lanes:
-            _, batch = sender.send(Credit(3, 10**6, 0, 0))
+            _, batch = sender.send(credits(3, 10**6, 0, 0))
             sizes.append(len(batch.bodies))
         assert sizes == [3, 3, 1]
         assert [(message.sequence, message.body) for message in messages[:4]] == before
@@ -897,7 +906,7 @@ def test_links_that_break_at_random() -> None:
             expires_at = None if left is None else time.monotonic() + left
             priority = draw.choice(tuple(Priority))
             messages.append(sender.queue(draw.randbytes(9), priority, expires_at=expires_at))
-        room = Credit(draw.randrange(1, 9), 10**6, draw.randrange(1, 3), 10**6)
+        room = credits(draw.randrange(1, 9), 10**6, draw.randrange(1, 3), 10**6)
         for _ in range(draw.randrange(1, 5)):
             if sender.lanes:
                 _, batch = sender.send(room)

@@ -388,7 +388,8 @@ class _Scenario:
         is_over = is_settled(sent) or sent.accepted_by or sent.was_buried or is_late or is_v1
         if sent.was_persisted and not is_over:
             world.violate(f"{sent} was persisted, and never came, and nobody was told")
-        is_kept = sent.to.store_path is not None and sent.was_confirmed
+        has_store = sent.to.store_path is not None and not sent.is_volatile
+        is_kept = has_store and sent.was_confirmed
         is_gone = sent.delivered_to or sent.denied_by or sent.to.was_late(sent)
         if is_kept and not is_gone:
             world.violate(f"{sent} was accepted, and no application ever got it")

@@ -39,14 +39,15 @@ from signedwire.delivery.removed_rows import RemovedRows
 from signedwire.delivery.store import IncomingRow, RowName, Store, StoreLimits, sqlite_tables
 from signedwire.delivery.store.work import Work
 from signedwire.errors import FailureKind, SignedWireError, StoreError
+from signedwire.sending import Sending
 from signedwire.transport import tls
 from signedwire.transport.certificates import issue_certificate
 from signedwire.transport.tls import TlsIdentity
 from signedwire.types import DeliveryState, Reason
 from signedwire.wire.did_proof import make_did_proof
-from signedwire.wire.header import MIN_V2_HEADER_SIZE
+from signedwire.wire.header import MIN_V2_HEADER_SIZE, STREAMS, VOLATILE, stream_of
 from signedwire.wire.receipt_proof import verify_receipt
-from signedwire.wire.receipt_signer import Answers
+from signedwire.wire.receipt_signer import Acceptance
 from signedwire.wire.session import Session
 
 from .disk import Disk, DiskStore, Habits
@@ -84,6 +85,8 @@ class Sent:
     counter: int
     payload: bytes
     expires_at: float | None
+    is_volatile: bool = False
+    """Whether no store keeps it."""
     receipt: Receipt | None = None
     accepted_by: list[Life] = field(default_factory=list)
     """Whose inbox it came into."""
@@ -139,10 +142,10 @@ class Life(Owner):
         self.restored: set[int] = set()
         """Messages that an earlier life has accepted and not got done."""
         self.carries_receipts = False
-        self.last: dict[tuple[Life, Priority], int] = {}
-        """The last counter delivered to the application."""
-        self.waiting: Counter[Did] = Counter()
-        """In the inbox, by sender."""
+        self.last: dict[tuple[Life, int], int] = {}
+        """By sender and stream, the last counter delivered to the application."""
+        self.waiting: Counter[tuple[Did, int]] = Counter()
+        """In the inbox, by sender and stream."""
         self.denied: set[int] = set()
         """Whom this life was told to deny."""
         self.arrived = 0
@@ -349,7 +352,11 @@ class World:
         rng = random.Random(f"{seed}/executor")
         loop.executor_delay = lambda: rng.uniform(0.0, 0.002)
         self._ids = itertools.count(1)
-        self._counters: Counter[tuple[Life, Station, Priority]] = Counter()
+        self._counters: Counter[tuple[Life, Station, int]] = Counter()
+        self._volatile_rng = random.Random(f"{seed}/volatile")
+        # A script says itself what it sends.
+        shares = (0.0, 0.3, 0.7) if isinstance(seed, int) else (0.0,)
+        self._volatile_share = self._volatile_rng.choice(shares)
 
     def trace(self, text: str) -> None:
         """Something happened."""
@@ -373,11 +380,25 @@ class World:
 
     # -- what applications do ---------------------------------------------------------------
 
-    def make(self, life: Life, to: Station, lane: Priority, size: int, deadline: Deadline) -> Sent:
+    def pick_volatile(self) -> bool:
+        """Whether the next message is volatile: a share of them, which goes by the seed."""
+        return self._volatile_rng.random() < self._volatile_share
+
+    def make(
+        self,
+        life: Life,
+        to: Station,
+        lane: Priority,
+        size: int,
+        deadline: Deadline,
+        *,
+        is_volatile: bool = False,
+    ) -> Sent:
         """The next message of `life` to `to` in that lane."""
         number = next(self._ids)
-        self._counters[life, to, lane] += 1
-        counter = self._counters[life, to, lane]
+        stream = lane + VOLATILE * is_volatile
+        self._counters[life, to, stream] += 1
+        counter = self._counters[life, to, stream]
         head = _HEAD.pack(number, life.station.index, lane, counter)
         payload = head + random.Random(number).randbytes(max(0, size - len(head)))
         station, expires_at, ends_at = life.station, None, None
@@ -385,7 +406,9 @@ class World:
             expires_at = deadline.timestamp()
         elif isinstance(deadline, float):
             expires_at, ends_at = station.now + deadline, station.monotonic + deadline
-        sent = Sent(number, life, to, lane, counter, payload, expires_at, ends_at=ends_at)
+        sent = Sent(
+            number, life, to, lane, counter, payload, expires_at, is_volatile, ends_at=ends_at
+        )
         self.sent[number] = sent
         return sent
 
@@ -398,7 +421,8 @@ class World:
         deadline: float | datetime | None = None,
     ) -> Sent:
         """Send it, or be told why not."""
-        sent = self.make(life, to, lane, size, deadline)
+        is_volatile = self.pick_volatile()
+        sent = self.make(life, to, lane, size, deadline, is_volatile=is_volatile)
         try:
             # Also from a script: what the node begins is the life's.
             receipt = life.context.copy().run(
@@ -419,9 +443,12 @@ class World:
         lane: Priority,
         size: int,
         deadline: float | datetime | None = None,
+        *,
+        is_kept: bool = False,
     ) -> Sent:
-        """The same; waits until it is queued."""
-        sent = self.make(life, to, lane, size, deadline)
+        """The same; waits until it is queued. `is_kept`: it is durable in any case."""
+        is_volatile = not is_kept and self.pick_volatile()
+        sent = self.make(life, to, lane, size, deadline, is_volatile=is_volatile)
         life.is_sending = True
         try:
             receipt = await life.node.send(
@@ -444,7 +471,7 @@ class World:
         deadline: float | datetime | None = None,
     ) -> Sent:
         """The same; waits until it is in the store."""
-        sent = await self.send(life, to, lane, size, deadline)
+        sent = await self.send(life, to, lane, size, deadline, is_kept=True)
         if sent.receipt is not None:
             with contextlib.suppress(SignedWireError):
                 await sent.receipt.wait(DeliveryState.PERSISTED)
@@ -453,7 +480,8 @@ class World:
 
     async def send_many(self, life: Life, to: Station, lane: Priority, sizes: list[int]) -> None:
         """Many at once."""
-        many = [self.make(life, to, lane, size, None) for size in sizes]
+        is_volatile = self.pick_volatile()
+        many = [self.make(life, to, lane, size, None, is_volatile=is_volatile) for size in sizes]
         life.is_sending = True
         try:
             receipts = await life.node.send_many(
@@ -507,11 +535,15 @@ class World:
         if sent.delivered_to and sent.was_confirmed and life not in sent.accepted_by:
             self.violate(f"{sent} delivered again although its sender had been told")
         is_v1 = sent.sender.station.speaks_v1 or life.station.speaks_v1
-        last = life.last.get((sent.sender, sent.lane), 0)
+        stream = sent.lane + VOLATILE * sent.is_volatile
+        last = life.last.get((sent.sender, stream), 0)
+        if not is_v1 and message.durable is sent.is_volatile:
+            self.violate(f"{sent}: its header says durable={message.durable}")
         if counter <= last and not is_v1:
             self.violate(f"{sent} after {last}: order in {life}")
-        life.last[sent.sender, sent.lane] = max(counter, last)
-        if life.store is not None and not sent.delivered_to and not is_v1:
+        life.last[sent.sender, stream] = max(counter, last)
+        is_first = not sent.delivered_to and not sent.is_volatile
+        if life.store is not None and is_first and not is_v1:
             key, place = (sent.sender.station, sent.lane), (sent.sender.number, counter)
             before = life.station.last.get(key, (0, 0))
             if place <= before:
@@ -559,7 +591,8 @@ class World:
                 is_kept = is_kept or sent.was_unconfirmed or sent.was_buried
                 if not is_kept and not is_settled(sent):
                     self.violate(f"{sent} was persisted, and is gone from the store")
-            if sent.to is station and sent.id not in incoming and sent.was_confirmed:
+            is_missing = sent.id not in incoming and not sent.is_volatile
+            if sent.to is station and is_missing and sent.was_confirmed:
                 is_answered = sent.done_by or sent.refused_by or sent.denied_by or is_late
                 if not is_answered:
                     self.violate(f"{sent} was accepted by {station}, and is gone from its store")
@@ -672,6 +705,10 @@ class World:
                 and not is_doubtful  # else its sender was told that it may have been
             ):
                 self.violate(f"{sent}: expired, but it was delivered")
+        if state is DeliveryState.PERSISTED and sent.is_volatile:
+            self.violate(f"{sent}: volatile, and in a store")
+        if reason is Reason.UNKNOWN_OUTCOME and not sent.is_volatile:
+            self.violate(f"{sent}: durable, and its outcome is unknown")
         if state is DeliveryState.FAILED and reason is None:
             self.violate(f"{sent}: failed without a reason")
 
@@ -698,22 +735,24 @@ class World:
             return
         if life in sent.accepted_by:
             self.violate(f"{sent} accepted twice by {life}")
+        is_v1 = sent.sender.station.speaks_v1 or life.station.speaks_v1
+        if sent.is_volatile and sent.accepted_by and not is_v1:
+            self.violate(f"{sent} is volatile, and accepted by {sent.accepted_by[0]} and {life}")
         sent.accepted_by.append(life)
         if message.redelivered:
-            life.waiting[sent.sender.station.identity.did] += 1
+            life.waiting[sent.sender.station.identity.did, _stream_in(message)] += 1
         elif message.epoch > 0:
-            life.waiting[sent.sender.station.identity.did] += 1
-            config = life.station.config
+            place = sent.sender.station.identity.did, _stream_in(message)
+            life.waiting[place] += 1
             if not life.restored and (
-                life.waiting[sent.sender.station.identity.did]
-                > config.credit_messages + max(1, config.critical_reserve)
+                life.waiting[place] > credit_of(life.station.config, place[1])
             ):
                 self.violate(f"{life}: more waits from {sent.sender.station} than its credit")
 
     def on_take(self, life: Life, message: Message) -> None:
         """A message left an inbox."""
         if message.epoch > 0:
-            life.waiting[message.sender] -= 1
+            life.waiting[message.sender, _stream_in(message)] -= 1
 
     def on_denied(self, life: Life, body: bytes) -> None:
         """A message was dropped because its sender is denied."""
@@ -750,12 +789,21 @@ class World:
                 most = config.send_queue_limit + config.critical_reserve
                 if life.store is not None:
                     most = max(most, config.send_queue_limit + _PAGE)
-                flying = there.credit_messages + max(1, there.critical_reserve)
-                if self.by_did[did].store_path is not None:
-                    flying *= 2  # what comes twice costs no credit, and waits for the disk
-                queued, in_flight = len(sender.lanes), sender.stream.in_flight
-                if queued > most + flying or in_flight > flying:
-                    self.violate(f"{life}: {queued} queued, {in_flight} in flight")
+                in_flight = Counter(
+                    message.options.stream
+                    for half in (sender.streams.durable, sender.streams.volatile)
+                    for flight in half._in_flight.values()
+                    for message in flight.all()
+                )
+                for kind in (range(VOLATILE), range(VOLATILE, STREAMS)):
+                    flying = {stream: credit_of(there, stream) for stream in kind}
+                    if self.by_did[did].store_path is not None and 0 in kind:
+                        # What comes twice costs no credit, and waits for the disk.
+                        flying = {stream: 2 * credit for stream, credit in flying.items()}
+                    queued = sum(map(sender.lanes.size, kind))
+                    is_over = any(in_flight[one] > credit for one, credit in flying.items())
+                    if is_over or queued > most + sum(flying.values()):
+                        self.violate(f"{life}: {queued} queued, {in_flight} in flight by stream")
             pool = life.node.pool_stats()
             if pool.active > pool.limit:
                 self.violate(f"{life}: {pool}")
@@ -863,6 +911,18 @@ class World:
         """Nothing went wrong unseen."""
         for problem in self.loop.problems:
             self.violate(f"in the loop: {problem}")
+
+
+def credit_of(config: TransportConfig, stream: int) -> int:
+    """How many messages a peer may have under way in one stream."""
+    if stream % VOLATILE == Priority.CRITICAL:
+        return max(1, config.critical_reserve)
+    return config.credit_messages
+
+
+def _stream_in(message: Message) -> int:
+    """The stream of a v2 message."""
+    return stream_of(message.envelope.body)
 
 
 def is_settled(sent: Sent) -> bool:
@@ -1030,16 +1090,22 @@ def simulated(world: World) -> Iterator[None]:
         for receipt, old_state in before:
             world.on_advance(receipt, old_state, None)
 
-    def send_receipts(session: Session, kind: int, hashes: list[bytes], at_us: int) -> None:
+    def send_receipts(session: Session, *arguments: Any, **more: Any) -> None:
         life().carries_receipts = True
-        old_send_receipts(session, kind, hashes, at_us)
+        old_send_receipts(session, *arguments, **more)
 
-    def send_batch(session: Session, bodies: list[bytes], answers: Answers | None = None) -> Any:
+    def send_batch(session: Session, bodies: list[bytes], joined: Acceptance | None = None) -> Any:
         for body in bodies:
             world.on_written(life(), body)
-        if answers is not None:
+        if joined is not None:
             life().carries_receipts = True
-        return old_send_batch(session, bodies, answers)
+        return old_send_batch(session, bodies, joined)
+
+    def messages(sending: Sending, *arguments: Any, **more: Any) -> Any:
+        # By position: recipient, priority, payload type, deadline, payloads.
+        sent = world.sent.get(_HEAD.unpack_from(arguments[4][0])[0])
+        is_durable = sent is None or not sent.is_volatile
+        return old_messages(sending, *arguments, **more, is_durable=is_durable)
 
     def complete(message: OutgoingMessage, *arguments: Any) -> None:
         old_complete(message, *arguments)
@@ -1049,6 +1115,7 @@ def simulated(world: World) -> Iterator[None]:
         old_restore(message, *arguments, **more)
         world.on_restored(message)
 
+    old_messages = put(Sending, "messages", messages)
     old_send_batch = put(Session, "send_batch", send_batch)
     old_restore = put(OutgoingMessage, "restore", restore)
     old_complete = put(OutgoingMessage, "complete", complete)

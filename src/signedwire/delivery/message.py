@@ -35,6 +35,7 @@ from signedwire.wire.header import (
     PRIORITY,
     SENDER,
     V1_HEADER_SIZE,
+    VOLATILE,
     complete_v2_body,
     epoch_of,
     expiry_of,
@@ -308,6 +309,8 @@ class IncomingMessage(Message):
     @property
     def stream(self) -> int:
         """The stream of a v2 message; see `wire.header`."""
+        if isinstance(self._signature, bytes):
+            return self.lane + VOLATILE
         return stream_of(self._body)
 
     @property
