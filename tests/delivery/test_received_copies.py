@@ -326,5 +326,6 @@ def test_a_receipt_for_a_root_proves_a_copy_if_its_recipient_says_so() -> None:
     ours = [body(1)]
     copies = sign_copies(ALICE, [ours, [body(1, recipient=EVE)]])[0]
     said = Receipts(ACCEPTED_BATCHES, 1, (copies.root,))
-    proof = encode_receipt_proof(ours[0], copies, 0, said.statement + signed_by_bob(said))
+    said = replace(said, signature=signed_by_bob(said))
+    proof = encode_receipt_proof(ours[0], copies, 0, said.proof)
     assert verify_receipt(proof).envelope.body == ours[0]
