@@ -38,6 +38,7 @@ from signedwire.delivery.receive_stream import Arrivals
 from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
+from signedwire.delivery.stranger_room import StrangerRoom
 from signedwire.delivery.stream_answers import Answers
 from signedwire.delivery.streams import Refused
 from signedwire.errors import Cause, FailureKind, StoreError
@@ -136,6 +137,7 @@ class FakeHost:
         self.is_open = True
         self.speaks_v2 = config.wire == "auto"
         self.is_in_loop = True
+        self.stranger_room = StrangerRoom()
         self.time = 0.0
         self.soon: deque[Callable[[], None]] = deque()
         self.drops: Counter[tuple[Reason, Did | None]] = Counter()

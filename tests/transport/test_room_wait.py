@@ -119,7 +119,7 @@ async def test_a_link_that_waits_too_long_is_closed() -> None:
             await third.begin()
             closed = await within(LIMIT, third.closed())
             assert (closed.code, closed.is_by_peer) == (frames.CLOSE_TOO_MANY, True)
-            assert closed.cause == "no room for a batch of a stranger"
+            assert closed.cause == "no room for what strangers send"
             assert asyncio.get_running_loop().time() - began > 0.29
             assert bob.stats().dropped[Reason.CONNECTION_LIMIT] == 1
             assert not any(task.done() for task in tasks)
@@ -199,3 +199,58 @@ async def test_a_node_that_closes_ends_the_links_that_wait() -> None:
             await bob.close()
             assert (shared.used, shared.waiting) == (0, ())
             assert (await third.closed()).code == frames.CLOSE_DONE
+
+
+# -- what waits for the application ----------------------------------------------------------
+
+
+@on_both_loops
+async def test_small_messages_of_strangers_use_the_room_too() -> None:
+    """Until the application takes them. Each link alone would have credit for far more."""
+    shared = room()
+    each, batches = 20, 40
+    async with node(shared) as bob:
+        bob.routing.update(STRANGERS[3].did, "127.0.0.1:9")
+        peers = [await dial(bob, number) for number in range(3)]
+
+        async def fill(peer: Slow) -> None:
+            for batch in range(batches):
+                first = batch * each + 1
+                await peer.send(*(peer.body(first + n, bytes(1000)) for n in range(each)))
+
+        filling = [asyncio.create_task(fill(peer)) for peer in peers]
+        await eventually(lambda: len(shared.waiting) == 3)
+        await asyncio.sleep(0.05)
+        assert len(shared.waiting) == 3
+        assert shared.is_full
+        # Each link may go over the limit by one batch.
+        size = 1126 * bob.stats().inbox_messages
+        assert size < shared.limit + 3 * each * 1126
+        with await dial(bob, 3) as known:
+            await known.send(known.body(1, b"from a known peer"))
+            await eventually(lambda: bob.stats().messages_received % each == 1)
+        total = 1
+        while total < 3 * each * batches + 1:
+            await next_of(bob)
+            total += 1
+        await within(LIMIT, asyncio.gather(*filling))
+        await eventually(lambda: not shared.waiting and not shared.is_full)
+        for peer in peers:
+            peer.close()
+
+
+@on_asyncio
+async def test_who_becomes_known_frees_the_room_of_strangers() -> None:
+    shared = room()
+    async with node(shared) as bob:
+        with await dial(bob, 0) as first, await dial(bob, 1) as second:
+            for start in (1, 51):
+                await first.send(*(first.body(start + n, bytes(1000)) for n in range(50)))
+            await eventually(lambda: shared.is_full)
+            await second.begin(b"second")
+            await second.finish()
+            await eventually(lambda: len(shared.waiting) == 1)
+            bob.routing.update(STRANGERS[0].did, "127.0.0.1:9")
+            await next_of(bob)  # what is left counts for a known peer from now on
+            await eventually(lambda: not shared.is_full)
+            await eventually(lambda: not shared.waiting)

@@ -66,7 +66,9 @@ class PeerReceiver:
         self._context = context
         self._host = context.host
         self.did = did
-        self._window = RecvWindow(config, context.budget)
+        self._window = RecvWindow(
+            config, context.budget, context.host.stranger_room, lambda: did not in context.known
+        )
         critical = max(1, config.critical_reserve)
         # A link that ends has lost the answers to no more messages than the credit.
         most = max(config.credit_messages, critical) + _MORE_REMEMBERED

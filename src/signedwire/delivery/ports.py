@@ -22,6 +22,7 @@ from signedwire.delivery.message import IncomingMessage, OutgoingMessage
 from signedwire.delivery.receive_stream import Arrivals
 from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
+from signedwire.delivery.stranger_room import StrangerRoom
 from signedwire.delivery.stream_answers import Answers
 from signedwire.delivery.streams import Refused
 from signedwire.errors import Cause, StoreError
@@ -96,6 +97,10 @@ class Host(Protocol):
     @property
     def is_in_loop(self) -> bool:
         """Whether this is the thread of the node's loop."""
+
+    @property
+    def stranger_room(self) -> StrangerRoom:
+        """The room for what strangers send."""
 
     def call_soon(self, callback: Callable[..., None], *args: object) -> None:
         """Call `callback` in the loop. Any thread."""

@@ -11,12 +11,14 @@ a peer share it, so links that overlap cannot add up to more.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from signedwire.config import TransportConfig
 from signedwire.delivery.inbox_budget import BudgetUser, InboxBudget
 from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.ports import LinkPort
+from signedwire.delivery.stranger_room import StrangerRoom
 from signedwire.types import Credit, Priority
 from signedwire.wire.header import MAX_V2_HEADER_SIZE, STREAMS, VOLATILE
 
@@ -32,6 +34,8 @@ class RecvWindow:
     Args:
         config: `credit_messages`, `credit_bytes` and `critical_reserve` are the windows.
         budget: Bytes that all peers share.
+        room: Bytes that all strangers share.
+        is_stranger: Returns whether the peer is one now.
     """
 
     __slots__ = (
@@ -39,12 +43,21 @@ class RecvWindow:
         "_changed",
         "_in_budget",
         "_in_inbox",
+        "_in_room",
+        "_is_stranger",
         "_links",
+        "_room",
         "_sizes",
         "_uncommitted",
     )
 
-    def __init__(self, config: TransportConfig, budget: InboxBudget) -> None:
+    def __init__(
+        self,
+        config: TransportConfig,
+        budget: InboxBudget,
+        room: StrangerRoom,
+        is_stranger: Callable[[], bool],
+    ) -> None:
         # Without a reserve, Critical still gets credit for one message, but none ahead of others.
         critical = max(1, config.critical_reserve) if config.credit_messages else 0
         largest = MAX_V2_HEADER_SIZE + config.max_payload_size
@@ -54,12 +67,16 @@ class RecvWindow:
             urgent if stream % VOLATILE == _CRITICAL else usual for stream in range(STREAMS)
         )
         self._budget = budget
+        self._room = room
+        self._is_stranger = is_stranger
         self._in_inbox = _Totals()
         self._uncommitted = _Totals()
         self._changed = set(range(STREAMS))
         """Streams for which `credit()` may find more than before."""
         self._in_budget = 0
         """Bytes that the budget counts for this peer."""
+        self._in_room = 0
+        """Bytes that the room of strangers counts for this peer."""
         self._links: list[LinkPort] = []
         """Links whose HELLO has granted credit, and that have not ended."""
 
@@ -133,8 +150,13 @@ class RecvWindow:
     def update_budget(self) -> None:
         """Have the shared budget count the bytes that wait in the inbox now."""
         waiting = sum(self._in_inbox.bytes)
-        counted, self._in_budget = self._in_budget, waiting
-        self._budget.add(waiting - counted)
+        if waiting != self._in_budget:
+            counted, self._in_budget = self._in_budget, waiting
+            self._budget.add(waiting - counted)
+            in_room = waiting if waiting and self._is_stranger() else 0
+            counted, self._in_room = self._in_room, in_room
+            if in_room != counted:
+                self._room.add_inbox(in_room - counted)
 
 
 class _Totals:

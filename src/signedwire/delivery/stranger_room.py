@@ -1,7 +1,8 @@
-"""The room that the unfinished batches of all strangers share, and who waits for it.
+"""The room that all strangers share for what they have sent, and who waits for it.
 
 Anybody can make keys and begin large batches. So a batch of a stranger that does not come in one
-part needs room for its whole total, which its first part tells.
+part needs room for its whole total, which its first part tells. The messages of strangers that wait
+for the application use the same room. While they fill it, no link of a stranger is read.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class StrangerRoom:
         self.limit = limit
         self.patience = patience
         self.used = 0
-        """Bytes of all links that have room."""
+        """Bytes of the unfinished batches of all links that have room."""
+        self._inbox = 0
+        """Bytes of the messages of strangers that wait for the application."""
         self._sizes: dict[RoomUser, int] = {}
         self._waiting: dict[RoomUser, int] = {}
         """The links that wait, in order, and the bytes that each needs in all."""
@@ -48,6 +51,21 @@ class StrangerRoom:
     def waiting(self) -> tuple[RoomUser, ...]:
         """The links that wait, in their order."""
         return tuple(self._waiting)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the messages of strangers in the inbox use all of the room."""
+        return self._inbox >= self.limit
+
+    def add_inbox(self, size: int) -> None:
+        """Count bytes that wait in the inbox; a number below 0 counts bytes that were taken."""
+        self._inbox += size
+        if size < 0 and self._waiting:
+            self._serve()
+
+    def wait(self, user: RoomUser, size: int) -> None:
+        """Have a link wait that needs `size` bytes in all, because the room is full."""
+        self._waiting[user] = size
 
     def resize(self, user: RoomUser, size: int) -> bool:
         """Set the bytes that a link needs in all; return whether there is room for them.
@@ -75,8 +93,11 @@ class StrangerRoom:
             user.look_again()
 
     def _fits(self, user: RoomUser, size: int) -> bool:
-        others = self.used - self._sizes.get(user, 0)
-        return not others or others + size <= self.limit
+        if self.is_full:
+            return False
+        own = self._sizes.get(user, 0)
+        others = self.used - own
+        return size <= own or not others or others + size + self._inbox <= self.limit
 
     def _set(self, user: RoomUser, size: int) -> None:
         self.used += size - self._sizes.pop(user, 0)

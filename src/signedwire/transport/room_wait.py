@@ -78,13 +78,17 @@ class RoomWait:
         session = self._state.session
         if session is None:
             return
-        size = 0 if self._state.is_known else session.unfinished_bytes
-        if size == self._size or self.is_waiting:
+        is_known = self._state.is_known
+        size = 0 if is_known else session.unfinished_bytes
+        is_full = self._room.is_full and not is_known
+        if (size == self._size and not is_full) or self.is_waiting:
             return
-        if size > self._size and self._is_known():
-            size = 0
+        if (size > self._size or is_full) and self._is_known():
+            size, is_full = 0, False
         self._size = size
-        if self._room.resize(self, size):
+        if is_full:
+            self._room.wait(self, size)
+        elif self._room.resize(self, size):
             return
         if self._is_known():  # since the last look: another thread may have set a route
             self._size = 0
@@ -120,7 +124,7 @@ class RoomWait:
             self._arm()
         else:
             self._runtime.drop(Reason.CONNECTION_LIMIT, self._state.did)
-            link.close(frames.CLOSE_TOO_MANY, "no room for a batch of a stranger")
+            link.close(frames.CLOSE_TOO_MANY, "no room for what strangers send")
 
     def _is_known(self) -> bool:
         """Look whether the other side has a route by now."""
