@@ -116,9 +116,9 @@ DECISIONS = (
     ("peer_sender", "peer_receiver"),
     ("answer_queue",),
     ("recv_window", "session_context"),
-    ("denials", "inbox_budget", "message_restorer", "null_store", "stranger_room"),
+    ("denials", "inbox_budget", "message_restorer", "null_store"),
     ("ports",),
-    ("backlog_cursor", "commit_window", "dial_history", "send_progress"),
+    ("backlog_cursor", "commit_window", "dial_history", "send_progress", "stranger_room"),
 )
 FORBIDDEN_IN_DECISIONS = {
     *("asyncio", "ssl", "socket", "sqlite3", "threading", "logging", "time"),
