@@ -409,9 +409,29 @@ async def test_a_node_sends_to_go(go: list[str], tmp_path: Path, dials: bool) ->
             assert (proven["sender"], proven["recipient"]) == (alice.did.hex(), us.hex())
             assert (proven["id"], proven["payload"]) == (receipt.message_id, digest)
             assert proven["kind"] == "3"
-        await alice.send(us, b"again", subject="echo")
+
+
+@in_both_directions
+@on_asyncio
+async def test_go_signs_a_receipt_and_a_batch_at_once(
+    go: list[str], tmp_path: Path, dials: bool
+) -> None:
+    """Go receipts a message and sends it back in one frame. Both halves can be proven."""
+    async with Node(ALICE, quick()) as alice, linked(go, alice, dials=dials) as (program, us):
+        receipt = await alice.send(us, b"again", subject="echo")
         echo = await alice.receive(timeout=10)
+        echo.ack()
         assert (echo.sender, echo.payload, echo.durable) == (us, b"again", True)
+        assert verify_receipt(receipt.proof()).envelope.sender == alice.did
+
+        label, path = f"echo-{receipt.message_id}", tmp_path / "proof"
+        await program.read(rb"\n(accepted) %s " % label.encode())
+        tell(program, "proof", label, path)
+        await program.read(rb"\n(proof) %s\n" % label.encode())
+        data = path.read_bytes()
+        form = data[12 + int.from_bytes(data[8:12], "little") - 65]
+        assert (form, verify_receipt(data).envelope.sender) == (1, us)
+        assert (await verified(go, path))["sender"] == us.hex()
 
 
 @in_both_directions

@@ -194,6 +194,8 @@ type batch struct {
 	isCopies  bool
 	hasRoots  bool     // several, which copies must not have
 	receipt   *receipt // under a joint signature
+
+	receiptHash hash // of that receipt, in a batch that we send
 }
 
 // isSigned computes the root, and checks the signature in each form (8, 8.3, 8.4).
@@ -305,15 +307,27 @@ func (c *copies) next(item []byte) ([]byte, error) {
 	return body, nil
 }
 
-// alone is an envelope that stands alone, with a plain signature (8.2).
-func alone(body []byte, leaves []hash, signature []byte) []byte {
+// join signs a batch again, together with a receipt to the same peer (8.3).
+func (b *batch) join(identity ed25519.PrivateKey, them []byte, r *receipt) {
+	b.receipt = r
+	b.receiptHash = sha256.Sum256(receiptText(didOf(identity), them, r.statement()))
+	b.signature = ed25519.Sign(identity, jointText(b.root, b.receiptHash))
+}
+
+// alone is an envelope of a batch that stands alone (8.2).
+func alone(body []byte, b *batch) []byte {
+	leaves := b.leaves
 	index := slices.Index(leaves, leafOf(body))
 	made := bytes.Clone(body)
 	for _, one := range pathOf(leaves, index) {
 		made = append(made, one[:]...)
 	}
+	form := byte(formPlain)
+	if b.receipt != nil {
+		form, made = formJoint, append(made, b.receiptHash[:]...)
+	}
 	made = le.AppendUint16(le.AppendUint16(made, uint16(index)), uint16(len(leaves)))
-	return append(append(made, formPlain), signature...)
+	return append(append(made, form), b.signature...)
 }
 
 // verifyAlone returns the envelope, its leaf and its root (8.2).

@@ -488,7 +488,7 @@ func (l *link) next() []byte {
 		return frame(typeRead, encodeRead(l.gotBytes, uint32(age)))
 	}
 	if len(l.answers) > 0 {
-		return frame(typeReceipt, l.nextReceipt())
+		return l.answerFrame(l.nextReceipt())
 	}
 	if l.fault != nil {
 		l.isClosed = true
@@ -504,8 +504,25 @@ func (l *link) next() []byte {
 	return l.nextPart()
 }
 
-// nextReceipt signs the answers of one kind, reason and text. Receipts come before later answers.
-func (l *link) nextReceipt() []byte {
+// answerFrame signs a receipt, together with a batch if one fits the same frame (8.3).
+func (l *link) answerFrame(r *receipt) []byte {
+	p := l.peer
+	room := maxLength - 1 - 2 - 6 - 2 - len(r.statement()) - 64
+	for _, stream := range []int{3, 7, 2, 6, 1, 5, 0, 4} {
+		if l.fault != nil || l.underWay[stream] != nil {
+			break
+		}
+		if l.nextBatch(stream, room) {
+			l.underWay[stream].join(p.identity, p.did, r)
+			return l.partOf(stream)
+		}
+	}
+	r.signature = ed25519.Sign(p.identity, receiptText(didOf(p.identity), p.did, r.statement()))
+	return frame(typeReceipt, r.encode())
+}
+
+// nextReceipt takes the answers of one kind, reason and text. Receipts come before later answers.
+func (l *link) nextReceipt() *receipt {
 	first := slices.MinFunc(l.answers, func(a, b answer) int { return int(a.kind) - int(b.kind) })
 	r := &receipt{kind: first.kind, at: uint64(time.Now().UnixMicro())}
 	if first.kind == refused {
@@ -520,10 +537,7 @@ func (l *link) nextReceipt() []byte {
 		r.hashes = append(r.hashes, a.hash)
 		return true
 	})
-	p := l.peer
-	text := receiptText(didOf(p.identity), p.did, r.statement())
-	r.signature = ed25519.Sign(p.identity, text)
-	return r.encode()
+	return r
 }
 
 // nextCredit is a CREDIT if the other side needs one (11).
@@ -548,7 +562,7 @@ func (l *link) nextPart() []byte {
 		streams := []int{priority, priority + 4}
 		slices.SortStableFunc(streams, func(a, b int) int { return int(l.shares[a]) - int(l.shares[b]) })
 		for _, stream := range streams {
-			if l.underWay[stream] == nil && !l.nextBatch(stream) {
+			if l.underWay[stream] == nil && !l.nextBatch(stream, math.MaxInt) {
 				l.shares[stream] = max(l.shares[stream], l.shares[stream^4]) // it does not catch up
 				continue
 			}
@@ -558,27 +572,32 @@ func (l *link) nextPart() []byte {
 	return nil
 }
 
-func (l *link) nextBatch(stream int) bool {
+func (l *link) nextBatch(stream, limit int) bool {
 	used, granted := &l.used[stream], l.granted[stream]
 	room := credit{granted.messages - used.messages, granted.bytes - used.bytes}
-	b, messages, rest := l.peer.out.next(l.todo[stream], room, l.theirs)
+	b, messages, rest := l.peer.out.next(l.todo[stream], room, l.theirs, limit)
 	l.todo[stream] = rest
 	if b == nil {
 		return false
 	}
 	used.messages += uint64(len(messages))
 	used.bytes += uint64(b.total())
-	l.underWay[stream] = &outgoing{batch: b, data: b.encode(), messages: messages}
+	l.underWay[stream] = &outgoing{batch: b, messages: messages}
 	return true
 }
 
 func (l *link) partOf(stream int) []byte {
 	o := l.underWay[stream]
-	p := part{stream: uint8(stream), count: len(o.bodies), total: o.total()}
-	p.data = o.data[o.written:min(o.written+partSize, len(o.data))]
-	if o.written == 0 {
+	p := part{stream: uint8(stream), count: len(o.bodies), total: o.total(), receipt: o.receipt}
+	size := partSize
+	if o.data == nil {
+		o.data = o.encode()
 		p.flags |= partFirst
 	}
+	if o.receipt != nil { // all in one frame
+		p.form, size = partJoint, len(o.data)
+	}
+	p.data = o.data[o.written:min(o.written+size, len(o.data))]
 	o.written += len(p.data)
 	l.sentBytes += uint64(len(p.data))
 	l.shares[stream] += uint64(len(p.data))

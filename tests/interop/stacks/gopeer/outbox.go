@@ -172,7 +172,7 @@ func (out *outbox) proof(m *message) []byte {
 		}
 		for _, b := range slices.Backward(m.batches) {
 			if kind != acceptedBatches || slices.Contains(r.hashes, b.root) {
-				return makeProof(alone(m.body, b.leaves, b.signature), r)
+				return makeProof(alone(m.body, b), r)
 			}
 		}
 	}
@@ -180,8 +180,9 @@ func (out *outbox) proof(m *message) []byte {
 }
 
 // next signs the next batch of a stream, of messages that wait for this link, as far as the
-// credit and the limits of the other side allow. It returns the rest of the messages.
-func (out *outbox) next(todo []*message, room credit, h *hello) (*batch, []*message, []*message) {
+// credit and the limits of the other side allow, and with so many bytes after the signature. It
+// returns the rest of the messages.
+func (out *outbox) next(todo []*message, room credit, h *hello, limit int) (*batch, []*message, []*message) {
 	var taken []*message
 	total := 0
 	for len(todo) > 0 && len(taken) < min(maxBatch, int(min(room.messages, maxBatch))) {
@@ -192,7 +193,8 @@ func (out *outbox) next(todo []*message, room credit, h *hello) (*batch, []*mess
 		}
 		size := len(m.body)
 		isDouble := len(taken) > 0 && total+size > int(h.maxBatch)
-		if !m.isDone && (isDouble || uint64(total+size) > room.bytes) {
+		isOver := isDouble || uint64(total+size) > room.bytes || total+size+4*len(taken)+4 > limit
+		if !m.isDone && isOver {
 			break
 		}
 		todo = todo[1:]

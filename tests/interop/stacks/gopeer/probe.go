@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
 	"encoding/binary"
 	"encoding/hex"
@@ -207,7 +206,7 @@ func (c *caller) split(b *batch, sizes ...int) string {
 // sayInParts sends a batch of any size.
 func (c *caller) sayInParts(b *batch) {
 	o := &link{}
-	o.underWay[b.stream] = &outgoing{batch: b, data: b.encode()}
+	o.underWay[b.stream] = &outgoing{batch: b}
 	for o.underWay[b.stream] != nil {
 		c.conn.Write(o.partOf(int(b.stream)))
 	}
@@ -505,8 +504,7 @@ func (c *caller) copy(index, leaves byte, count int) string {
 func (c *caller) joint(bits byte) string {
 	b := c.sign(c.envelope(1).encode())
 	r := &receipt{kind: accepted, hashes: []hash{{}}}
-	text := receiptText(didOf(c.identity), c.node, r.statement())
-	b.signature = ed25519.Sign(c.identity, jointText(b.root, sha256.Sum256(text)))
+	b.join(c.identity, c.node, r)
 	b.signature[0] ^= bits
 	c.sayPart(part{flags: partWhole, form: partJoint, stream: 5, count: 1,
 		total: b.total(), receipt: r, data: b.encode()})

@@ -438,9 +438,8 @@ func (v *vectors) joint(name string, data []byte) {
 	}
 	v.check(bytes.Equal(r.statement(), b.receipt.statement()), "the statement of %s", name)
 	plain := v.numberedBatch(1, 1, 3, 2)
-	text := receiptText(v.Alice.DID, v.Bob.DID, r.statement())
-	signature := ed25519.Sign(v.alice, jointText(plain.root, sha256.Sum256(text)))
-	v.check(bytes.Equal(signature, b.signature), "the signature of %s", name)
+	plain.join(v.alice, v.Bob.DID, r)
+	v.check(bytes.Equal(plain.signature, b.signature), "the signature of %s", name)
 }
 
 // copies reads the frame for each recipient (8.4).
@@ -460,7 +459,7 @@ func (v *vectors) alone() {
 	v.check(err == nil, "the envelope: %v", err)
 	b := v.numberedBatch(0, 1, 1, v.Envelope.Count)
 	v.check(leaf == b.leaves[v.Envelope.Index], "the leaf of the envelope")
-	made := alone(b.bodies[v.Envelope.Index], b.leaves, b.signature)
+	made := alone(b.bodies[v.Envelope.Index], b)
 	v.check(bytes.Equal(made, v.Envelope.Alone), "the envelope that stands alone")
 }
 
