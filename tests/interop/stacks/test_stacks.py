@@ -541,6 +541,24 @@ async def test_go_sends_to_a_node_that_restarts(go: list[str]) -> None:
 
 
 @on_asyncio
+async def test_go_and_a_node_dial_each_other(go: list[str]) -> None:
+    """Both keep the link that the smaller DID dialed, and lose nothing."""
+    async with Node(ALICE, quick()) as alice, linked(go, alice, dials=False) as (program, us):
+        where = address_of(alice)
+        tell(program, "dial", where.host, where.port)
+        tell(program, "many", "m", "durable", 1, "-", 100, 1000)
+        receipts = [alice.send_nowait(us, b"%03d" % i, subject="x") for i in range(100)]
+        closed = await program.read(rb"\nclosed (\w+) by \w+ 2 ")
+        assert closed == (b"accepted" if bytes(us) < bytes(alice.did) else b"dialed")
+        for i in range(100):
+            assert (await alice.receive(timeout=10)).payload == b"%08d" % i + filled(1000)
+        for receipt in receipts:
+            await receipt.wait("handled", timeout=10)
+        assert is_connected(alice, us)
+        assert len(re.findall(rb"\nreceived \w+ durable 1 x ", program.output)) == 100
+
+
+@on_asyncio
 async def test_a_node_keeps_the_rules(go: list[str]) -> None:
     """Go breaks about sixty rules, each on a link of its own, and compares the answers."""
     async with Node(BOB, quick()) as bob:
@@ -578,7 +596,7 @@ async def test_go_sends_volatile_messages_to_go(go: list[str]) -> None:
             for label in (b"v", b"d"):
                 await dialer.read(rb"\n(handled) %s\n" % label)
             assert await dialer.end() == 0, dialer.errors
-        await listener.read(rb"\n(closed by it 0 done)\n")
+        await listener.read(rb"\n(closed accepted by it 0 done)\n")
         assert await listener.end() == 0, listener.errors
 
 

@@ -14,6 +14,7 @@
 //	proof LABEL FILE           write the receipt proof of a message
 //	cut read|write BYTES       cut the link after as many further bytes
 //	hold, release              dial no more, and dial again
+//	dial HOST PORT             make one more link
 //
 // It prints what becomes of each message that it sends, and what it receives. It handles each
 // message that it receives. With the subject `refuse`, it refuses the message after its receipt,
@@ -357,11 +358,12 @@ func (l *link) finish(err error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	whose := map[bool]string{true: "dialed", false: "accepted"}[l.isDialed]
 	switch {
 	case l.ended != nil:
-		p.say("closed by it %d %s", l.ended.code, l.ended.text)
+		p.say("closed %s by it %d %s", whose, l.ended.code, l.ended.text)
 	case l.fault != nil:
-		p.say("closed by us %d %s", l.fault.code, l.fault.text)
+		p.say("closed %s by us %d %s", whose, l.fault.code, l.fault.text)
 	default:
 		p.say("broken %s", err)
 	}
@@ -418,6 +420,12 @@ func (p *peer) command(words []string) error {
 			p.current.socket.canRead.Store(int64(count))
 		} else {
 			p.current.socket.canWrite.Store(int64(count))
+		}
+		return err
+	case words[0] == "dial" && len(words) == 3:
+		plain, err := net.Dial("tcp", net.JoinHostPort(words[1], words[2]))
+		if err == nil {
+			go p.link(plain, true)
 		}
 		return err
 	case words[0] == "hold" || words[0] == "release":
