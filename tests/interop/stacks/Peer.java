@@ -314,18 +314,22 @@ public final class Peer {
 
     static void exchangeHello(SSLSocket socket) throws IOException {
         long epoch = ChronoUnit.MICROS.between(Instant.EPOCH, Instant.now());
-        ByteBuffer body = littleEndian(100).putShort((short) 2).putShort((short) 2)
-                .putLong(epoch).putLong(0).putInt(1 << 16).putInt(1 << 20)
-                .putLong(4096).putLong(1 << 23).putLong(64).putLong(1 << 21);
-        socket.getOutputStream().write(joined(new byte[] {0, 0, 0, 101, 1}, body.array()));
+        ByteBuffer body = littleEndian(244).putShort((short) 2).putShort((short) 2)
+                .putLong(0).putInt(1 << 20).putInt(1 << 16).putLong(epoch).putLong(epoch);
+        body.position(116);
+        for (int stream = 0; stream < 8; stream++) {
+            body.putLong(4096).putLong(1 << 23); // credit
+        }
+        socket.getOutputStream().write(joined(new byte[] {0, 0, 0, (byte) 245, 1}, body.array()));
         var in = new DataInputStream(socket.getInputStream());
         int size = in.readInt();
-        if (size < 101 || size > 16384 || in.readByte() != 1) {
+        if (size < 245 || size > 16380 || in.readByte() != 1) {
             throw new IOException("the first frame is not a HELLO");
         }
         byte[] hello = new byte[size - 1];
         in.readFully(hello);
-        System.out.println("hello " + ByteBuffer.wrap(hello).order(ByteOrder.LITTLE_ENDIAN).getLong(4));
+        ByteBuffer read = ByteBuffer.wrap(hello).order(ByteOrder.LITTLE_ENDIAN);
+        System.out.println("hello " + read.getLong(20));
         System.in.readAllBytes();
     }
 

