@@ -897,6 +897,23 @@ async def test_orderly_ends_without_end_are_attempts(code: int) -> None:
         await alice.close()
 
 
+@on_asyncio
+async def test_who_has_no_other_link_dials_again_after_a_duplicate() -> None:
+    """Both sides may close the link that the other one keeps, if their HELLOs cross."""
+    with RawServer() as server:
+        async with Net().node(ALICE) as alice:
+            alice.routing.update(BOB.did, server.address)
+            receipt = alice.send_nowait(BOB.did, b"x")
+            with await RawPeer.accept(server, BOB, ALICE) as first:
+                await first.receipt(await first.next(BatchReceived))
+                await within(LIMIT, receipt.wait(DeliveryState.ACCEPTED))
+                first.session.close(frames.CLOSE_DUPLICATE_LINK, "there is another link")
+                await first.say()
+                with await RawPeer.accept(server, BOB, ALICE) as second:
+                    await second.next(HelloReceived)
+                    await eventually(lambda: links_of(alice))
+
+
 class OddError(Exception):
     """What no network should raise."""
 

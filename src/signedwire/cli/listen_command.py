@@ -22,7 +22,7 @@ from signedwire.cli.formatting import (
 from signedwire.cli.key_locks import KeyLock
 from signedwire.cli.node_signals import reload_on_sighup, rotate_on_sigusr1
 from signedwire.cli.option_values import word
-from signedwire.cli.output import emit, paint, result_as_is, say
+from signedwire.cli.output import emit, escape, paint, result_as_is, say
 from signedwire.cli.peer_options import ListenOptions
 from signedwire.cli.signals import end_on_signals, notify_ready, restoring_signals
 from signedwire.cli.store_choice import Chosen, choose, lock_of, prepare, refuse_key, tell_new
@@ -253,7 +253,7 @@ def _line(message: Message) -> str:
     kind = message.payload_type
     label = "" if kind is PayloadType.RAW else f"[{word(kind)}] "
     if message.subject:
-        label = f"{message.subject}: {label}"
+        label = f"{escape(message.subject)}: {label}"
     if message.redelivered:
         label = f"(again) {label}"
     clock = f"{time.strftime('%H:%M:%S')}.{int(time.time() % 1 * 1000):03d}"

@@ -11,7 +11,7 @@ from signedwire.cli.common_options import StoreFileOptions
 from signedwire.cli.errors import BadInput, NotDone
 from signedwire.cli.formatting import at_utc, count_of, envelope_fields, payload_text
 from signedwire.cli.option_values import word
-from signedwire.cli.output import emit, result
+from signedwire.cli.output import emit, escape, result
 from signedwire.cli.store_choice import lock_of, open_file
 from signedwire.cli.store_options import SelectionOptions
 from signedwire.delivery.store import DeadLetter, OutgoingRow, Store
@@ -185,7 +185,7 @@ def print_message(message: StoredMessage, state: str) -> None:
         ("to", str(message.recipient)),
         ("priority", word(message.priority)),
         ("type", word(message.payload_type)),
-        *((("subject", message.subject),) if message.subject else ()),
+        *((("subject", escape(message.subject)),) if message.subject else ()),
         ("size", count_of(len(message.payload), "byte")),
         ("queued", at_utc(message.queued_at_us)),
         ("deadline", deadline_text(message)),

@@ -195,7 +195,11 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
 
     @property
     def subject(self) -> str:
-        """The subject of the message, as chosen by the sender; empty in v1."""
+        """The subject of the message, as chosen by the sender; empty in v1.
+
+        It has no control characters. Others may be not printable, so replace those before you
+        show it.
+        """
         return "" if isinstance(self._signature, bytes) else subject_of(self._body)
 
     @property

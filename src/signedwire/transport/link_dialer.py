@@ -86,7 +86,7 @@ class LinkDialer(Dialer):
             if not link.state.has_opened:  # or `on_link_over()` was called
                 closed = link.state.closed
                 history.is_excused = self._session.count_end(closed, has_progress=False)
-                if closed is not None and closed.code in _UNWANTED:
+                if self._is_unwanted(closed):
                     self._is_kept = False
             kind = error.kind if isinstance(error, DialError) else None
             if kind is FailureKind.TURNED_AWAY:
@@ -143,6 +143,16 @@ class LinkDialer(Dialer):
         if self._connecting is not None:
             self._connecting.cancel()
 
+    def _is_unwanted(self, closed: Closed | None) -> bool:
+        """Whether the peer is not dialed again merely to keep a link up.
+
+        The other side has another link. If this side has none, both have closed the link that the
+        other side kept: their HELLOs had crossed. Then this side dials again.
+        """
+        if closed is None or closed.code not in _UNWANTED:
+            return False
+        return closed.code != frames.CLOSE_DUPLICATE_LINK or self._session.link is not None
+
     def on_link_over(
         self, link: LinkPort, cause: Cause, closed: Closed | None, *, is_excused: bool
     ) -> None:
@@ -153,7 +163,7 @@ class LinkDialer(Dialer):
             self.history.is_excused = is_excused
             return  # `_open()` is about to see its end
         self._link = None
-        if closed is not None and closed.code in _UNWANTED:
+        if self._is_unwanted(closed):
             self._is_kept = False
         self._on_lost(cause)
         if not is_excused and not link.state.has_progress:

@@ -19,7 +19,7 @@ A v2 envelope has version 9, a random message id, and more fields:
     123  control_type      of a control message; 0 in all others
     124  flags             bit 0: durable; other bits are signed and ignored
     125  subject_size      0 to 255
-    126  subject           printable UTF-8 in NFC
+    126  subject           UTF-8 without control characters
          reply_to          only in a reply: the leaf of its request, 32 bytes
                            here its payload begins, at `payload_start()`
 
@@ -34,12 +34,13 @@ was an earlier form of v2, which nobody reads any more.
 
 from __future__ import annotations
 
+import re
 import struct
 from functools import lru_cache
 from typing import Final
 
 from signedwire.errors import EnvelopeError
-from signedwire.types import Kind, PayloadType, Priority, is_subject_text
+from signedwire.types import Kind, PayloadType, Priority
 
 __all__ = [
     "DURABLE",
@@ -133,6 +134,7 @@ _V2_VERSION_BYTES: Final = V2_VERSION.to_bytes(4, "little")
 V2_START: Final = _MAGIC_BYTES + _V2_VERSION_BYTES
 """The first 8 bytes of every v2 envelope."""
 
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _U64: Final = struct.Struct("<Q")
 _V1: Final = struct.Struct("<II16sQ32s32sQBB")
 _V1_ID: Final = struct.Struct("<QQ")
@@ -220,9 +222,13 @@ def payload_start(body: bytes) -> int:
 
 @lru_cache(maxsize=1024)
 def is_subject(raw: bytes) -> bool:
-    """Whether these bytes, at most 255, may be a subject: printable UTF-8 in NFC."""
+    """Whether these bytes, at most 255, may be a subject: UTF-8 without control characters.
+
+    Not whether it is in NFC, or printable: then verifiers with other tables of Unicode would
+    judge one proof differently.
+    """
     try:
-        return is_subject_text(raw.decode())
+        return not _CONTROLS.search(raw.decode())
     except UnicodeDecodeError:
         return False
 
