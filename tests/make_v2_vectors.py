@@ -45,6 +45,7 @@ from signedwire.wire.link_frames import (
 )
 from signedwire.wire.receipt_proof import encode_receipt_proof
 from signedwire.wire.sent_batch import SentBatch, SentCopies, sign_copies
+from tlskit import torsion_did_proof
 
 REFUSAL_TEXT: Final = "at most 4 bytes — höchstens".encode()
 LATER_FIELDS: Final = bytes(range(12))
@@ -72,6 +73,8 @@ SPKI: Final = bytes.fromhex(
     "fc39aa837884debf854c2aa7fcf9717b83c6f0d951a498e8b80b41b982408816"
 )
 DID_PROOF: Final = make_did_proof(ALICE, SPKI, TIME_US)
+ORDER: Final = 2**252 + 27742317777372353535851937790883648493
+"""The order of the group of edwards25519."""
 
 # Made once by `issue_certificate()`: its serial number and signature are random.
 CERTIFICATE: Final = bytes.fromhex(
@@ -202,10 +205,24 @@ def frame_vectors() -> dict[str, str]:
         marks=(1, 2, 3, 4, 5, 6, 7, 8),
         credit=tuple(Credit(4096 + stream, 8_388_608 + stream) for stream in range(STREAMS)),
     )
+    stop = encode_v2_body(
+        bytes(ALICE.did) + bytes(BOB.did),
+        b"stop",
+        (400).to_bytes(16, "little"),
+        400,
+        TIME_US + 400,
+        3,
+        0,
+        EPOCH,
+        0,
+        is_durable=True,
+    )
+    critical = stop, joined_of([stop])
     every: dict[str, Any] = {
         "hello": hello,
         "envelopes": Part(FIRST | LAST, 1, joined, 2, sum(map(len, bodies))),
         "envelopes_joint": joint_part(),
+        "envelopes_critical": Part(FIRST | LAST, 3, critical[1], 1, len(critical[0])),
         "envelopes_volatile": Part(FIRST | LAST, 5, joined_volatile, 2, sum(map(len, volatile))),
         "receipt_accepted_batches": receipt(ACCEPTED_BATCHES, batch.root),
         "receipt_accepted_envelopes": receipt(ACCEPTED_ENVELOPES, *batch.leaves, detail=1),
@@ -427,6 +444,59 @@ def _of_another_tree(bob: list[bytes]) -> bytes:
     return item
 
 
+def with_larger_s(signature: bytes) -> bytes:
+    """The same signature with S + L, which the equation holds for as well."""
+    s = int.from_bytes(signature[32:], "little") + ORDER
+    return signature[:32] + s.to_bytes(32, "little")
+
+
+def bad_did_proofs() -> dict[str, str]:
+    """Proofs for `spki` that every receiver refuses, whatever its clock says."""
+    start, signature = DID_PROOF[:40], DID_PROOF[40:]
+    text = start + SPKI
+    return {
+        "torsion": torsion_did_proof(SPKI, TIME_US).hex(),
+        "larger_s": (start + with_larger_s(signature)).hex(),
+        "label_of_a_batch": (start + ALICE._sign_labelled(Label.BATCH, text)).hex(),
+        "other_key": make_did_proof(ALICE, SPKI[:-1] + bytes((SPKI[-1] ^ 1,)), TIME_US).hex(),
+        "signed_by_bob": (start + BOB._sign_labelled(Label.DID_PROOF, text)).hex(),
+        "other_expiry": (start[:32] + bytes(8) + signature).hex(),
+    }
+
+
+def bad_uris() -> dict[str, str]:
+    """Texts that are not the one URI of the proof."""
+    good = uri_of_proof(DID_PROOF)
+    last = "AEIMQUYcgkosw048"  # the two unused bits of these are zero
+    assert good[-1] in last
+    return {
+        "scheme_in_capitals": good.replace("signedwire", "Signedwire"),
+        "padded": good + "=",
+        "unused_bits": good[:-1] + chr(ord(good[-1]) + 1),
+        "another_alphabet": good.replace("_", "/").replace("-", "+"),
+        "longer": good + "AAAA",
+        "shorter": good[:-4],
+    }
+
+
+def bad_signatures() -> dict[str, str]:
+    """The batch of `envelopes` under signatures that do not fit, for which a link is closed."""
+    bodies, joined = of_one_stream(2)
+    root = sign_batch(ALICE, bodies)[0]
+    every = {
+        "larger_s": with_larger_s(joined[:64]),
+        "label_of_a_receipt": ALICE._sign_labelled(Label.RECEIPT, root),
+        "label_of_a_proof": ALICE._sign_labelled(Label.DID_PROOF, root),
+        "signed_by_bob": BOB._sign_labelled(Label.BATCH, root),
+        "neutral_r": bytes((1,)) + bytes(63),
+    }
+    total = sum(map(len, bodies))
+    return {
+        name: Part(FIRST | LAST, 1, signature + joined[64:], 2, total).encode().hex()
+        for name, signature in every.items()
+    }
+
+
 def bad_batches() -> dict[str, str]:
     """Signed batches of one frame with an envelope of another stream."""
     durable, volatile = body(1), body(1, is_durable=False)
@@ -489,6 +559,8 @@ def vectors() -> dict[str, Any]:
             "uri": uri_of_proof(DID_PROOF),
             "certificate": CERTIFICATE.hex(),
         },
+        "bad_did_proofs": bad_did_proofs(),
+        "bad_uris": bad_uris(),
         "bodies": {str(number): body(number).hex() for number in (1, 2, 39, 40)},
         "volatile_bodies": {
             str(number): body(number, is_durable=False).hex() for number in (1, 2, 39, 40)
@@ -500,6 +572,7 @@ def vectors() -> dict[str, Any]:
         "copies": copies_vector(),
         "bad_copies": bad_copies(),
         "bad_batches": bad_batches(),
+        "bad_signatures": bad_signatures(),
         "bad_receipts": bad_receipts(),
         "bad_joint": bad_joint(),
         "envelope": {

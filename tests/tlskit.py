@@ -95,14 +95,15 @@ def did_proof_of(
     return did + expiry + key.sign(label + did + expiry + spki).signature
 
 
-def torsion_did_proof(spki: bytes) -> bytes:
+def torsion_did_proof(spki: bytes, expires_at_us: int | None = None) -> bytes:
     """A proof under a key with a torsion component that the bare equation holds for.
 
     A' = A + T of order 8: wherever the challenge is a multiple of 8, S·B = R + h·A'.
     """
     scalar = crypto_core_ed25519_scalar_reduce(hashlib.sha512(b"mallory").digest())
     did = crypto_core_ed25519_add(crypto_scalarmult_ed25519_base_noclamp(scalar), ORDER_8_POINT)
-    text = Label.DID_PROOF.value + did + in_hours(24).to_bytes(8, "little") + spki
+    expires_at_us = in_hours(24) if expires_at_us is None else expires_at_us
+    text = Label.DID_PROOF.value + did + expires_at_us.to_bytes(8, "little") + spki
     for attempt in range(1000):
         nonce = crypto_core_ed25519_scalar_reduce(hashlib.sha512(b"%d" % attempt).digest())
         point = crypto_scalarmult_ed25519_base_noclamp(nonce)

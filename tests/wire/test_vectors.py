@@ -20,11 +20,12 @@ from unicodedata import normalize
 
 import pytest
 from cryptography import x509
+from nacl.bindings import crypto_core_ed25519_is_valid_point
 from nacl.signing import SigningKey, VerifyKey
 
 import make_v2_vectors
 from fuzz.targets_kit import TlsOf
-from signedwire.errors import EnvelopeError, SignatureError
+from signedwire.errors import DidProofError, EnvelopeError, SignatureError
 from signedwire.identity import Identity
 from signedwire.transport.certificates import (
     NULL_CA_PEM,
@@ -69,6 +70,10 @@ TIMESTAMP, EPOCH = 1_700_000_000_000_000, 1_600_000_000_000_000
 
 def le(value: int, size: int) -> bytes:
     return value.to_bytes(size, "little")
+
+
+ORDER = 2**252 + 27742317777372353535851937790883648493
+"""The order of the group of edwards25519."""
 
 
 def signed(key: SigningKey, *parts: bytes) -> bytes:
@@ -234,6 +239,12 @@ def plain_parts() -> list[str]:
     return [plain_frame(0x02, part) for part in (first, middle, last)]
 
 
+def plain_stop() -> bytes:
+    """Section 19: the body of `envelopes_critical`."""
+    start = bytes.fromhex("494e4d4f") + le(9, 4) + le(400, 16) + le(400, 8) + ALICE_DID + BOB_DID
+    return start + le(TIMESTAMP + 400, 8) + b"\3\0" + le(EPOCH, 8) + bytes(8) + b"\0\0\1\0stop"
+
+
 def plain_word() -> bytes:
     """Section 19: Alice's statement in joint frames."""
     start = le(2, 1) + le(TIMESTAMP + 2_000_000, 8) + le(1, 1) + le(2, 2)
@@ -290,6 +301,7 @@ def plain_frames() -> dict[str, str]:
         "hello": plain_frame(0x01, le(2, 2) + le(2, 2) + hello),
         "hello_longer": plain_frame(0x01, le(2, 2) + le(3, 2) + hello + bytes(range(12))),
         "envelopes": plain_whole(1, plain_batch(2)[0]),
+        "envelopes_critical": plain_whole(3, [plain_stop()]),
         "envelopes_joint": plain_frame(0x02, plain_joint()),
         "envelopes_volatile": plain_whole(5, plain_batch(2, is_durable=False)[0]),
         "receipt_accepted_batches": plain_frame(0x03, plain_receipt(1, two.root)),
@@ -412,6 +424,63 @@ def test_did_proof() -> None:
     text = base64.b64encode(proof, b"-_").decode()
     assert vector["uri"] == "signedwire:" + text.rstrip("=")
     assert check_did_proof(proof_from_uri(vector["uri"]), spki, 0) == Did(ALICE_DID)
+
+
+@pytest.mark.parametrize("name", VECTORS["bad_did_proofs"])
+def test_bad_did_proofs(name: str) -> None:
+    spki = bytes.fromhex(VECTORS["did_proof"]["spki"])
+    proof = bytes.fromhex(VECTORS["bad_did_proofs"][name])
+    assert len(proof) == 104
+    with pytest.raises(DidProofError):
+        check_did_proof(proof, spki, 0)
+
+
+def test_how_the_did_proofs_are_bad() -> None:
+    bad, spki = VECTORS["bad_did_proofs"], bytes.fromhex(VECTORS["did_proof"]["spki"])
+    good = bytes.fromhex(VECTORS["did_proof"]["proof"])
+    start, label = good[:40], b"signedwire/tls-leaf/1\0"
+    larger = int.from_bytes(good[72:], "little") + ORDER
+    assert bad["larger_s"] == (good[:72] + le(larger, 32)).hex()
+    assert (
+        bad["label_of_a_batch"]
+        == (start + signed(ALICE, b"signedwire/batch/1\0", start, spki)).hex()
+    )
+    other = spki[:-1] + bytes((spki[-1] ^ 1,))
+    assert bad["other_key"] == (start + signed(ALICE, label, start, other)).hex()
+    assert bad["signed_by_bob"] == (start + signed(BOB, label, start, spki)).hex()
+    assert bad["other_expiry"] == (good[:32] + bytes(8) + good[40:]).hex()
+    # The key of the torsion vector is no key of the prime-order group, and its equation holds.
+    torsion = bytes.fromhex(bad["torsion"])
+    assert not crypto_core_ed25519_is_valid_point(torsion[:32])
+
+
+@pytest.mark.parametrize("name", VECTORS["bad_uris"])
+def test_bad_uris(name: str) -> None:
+    uri = VECTORS["bad_uris"][name]
+    assert uri != VECTORS["did_proof"]["uri"]
+    with pytest.raises(DidProofError):
+        proof_from_uri(uri)
+
+
+@pytest.mark.parametrize("name", VECTORS["bad_signatures"])
+def test_bad_signatures(name: str) -> None:
+    good, bad = (
+        bytes.fromhex(VECTORS[one][key])
+        for one, key in (("frames", "envelopes"), ("bad_signatures", name))
+    )
+    # Only the signature differs.
+    assert (good[:13], good[77:]) == (bad[:13], bad[77:])
+    assert isinstance(after(BOB, bad.hex()), BatchFailed)
+
+
+def test_a_critical_batch() -> None:
+    event = after(BOB, VECTORS["frames"]["envelopes_critical"])
+    assert isinstance(event, BatchReceived)
+    (body,) = event.bodies
+    assert (body[104], body[124], body[126:]) == (3, 1, b"stop")
+    start = ALICE_DID + BOB_DID + le(TIMESTAMP + 400, 8)
+    assert body[32:104] == start
+    assert event.leaves == [hashed(body)]
 
 
 def test_the_certificate() -> None:
