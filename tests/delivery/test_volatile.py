@@ -189,6 +189,23 @@ class TestUnknownOutcome:
             assert unwritten.sequence == 2
         assert desk.host.dropped(LOST) == (not knows_us)
 
+    def test_a_peer_that_has_restarted_and_knows_our_epoch_of_a_link_that_did_not_open(
+        self,
+    ) -> None:
+        desk = Desk()
+        desk.route()
+        link = desk.link()
+        written, accepted = (desk.post(is_durable=False) for _ in range(2))
+        link.accept(1)
+        link.end()
+        desk.begin().end()
+        again = desk.begin().say_hello(epochs=Epochs(9, 10), known_epochs=link.our_epochs)
+        desk.host.run()
+        assert again.messages == []
+        assert (written.state, written.reason) == (DeliveryState.FAILED, LOST)
+        # Nobody will tell whether it was handled.
+        assert (accepted.state, accepted.reason) == (DeliveryState.ACCEPTED, Reason.STALE_EPOCH)
+
     def test_a_peer_that_was_sent_no_volatile_message(self) -> None:
         desk = Desk()
         desk.route()
