@@ -630,4 +630,7 @@ class _Scenario:
             # With a disk that has failed, the next life denies it again.
             with contextlib.suppress(StoreFailedError):
                 life.context.run(life.node.access.undeny, self.world.stations[index].identity.did)
-                station.denied.discard(index)
+                # Before the start it is in no store yet: if the disk fails at the start, the
+                # next life denies it again.
+                if life.is_up or station.store_path is None:
+                    station.denied.discard(index)

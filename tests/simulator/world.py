@@ -580,11 +580,15 @@ class World:
         if store.integrity != "ok":
             self.violate(f"{station}: its store is damaged: {store.integrity}")
         outgoing = {_number_in(body) for body in store.outgoing_bodies}
-        dead = {_number_in(body) for body in store.dead_bodies}
+        dead = {_number_in(body): reason for body, reason in store.dead_rows}
         incoming = {_number_in(body) for body in store.incoming_bodies.values()}
         self.trace(f"{station} opens: {len(outgoing)} out, {len(dead)} dead, {len(incoming)} in")
         for sent in self.sent.values():
             is_late = station.was_late(sent)
+            # A disk that failed after it had written them said nothing of the dead letters of a
+            # denied recipient. The next life has them.
+            is_denied = dead.get(sent.id) == Reason.DENIED
+            sent.was_buried |= is_denied and sent.sender.station is station
             if sent.sender.station is station and sent.was_persisted:
                 # A dead letter tells the next life what the last one was not told.
                 is_kept = sent.id in outgoing or sent.id in dead or is_late
