@@ -277,18 +277,17 @@ class PeerSession:
         and sent again it might arrive twice.
         """
         before, self._their_epochs = self._their_epochs, hello.epochs
-        known, sender = hello.known_epochs, self.sender
+        sender, known = self.sender, hello.known_epochs
         durable, volatile = sender.streams.durable, sender.streams.volatile
         why = "the peer has restarted since without its state; whether it was handled is not known"
         if before.durable not in (0, hello.epochs.durable) and known.durable != durable.epoch:
             sender.abandon_half(durable, Reason.STALE_EPOCH, why)
-        # A volatile epoch is that of a process. The new process may know our epochs all the same:
-        # from our HELLO on a link that ended before its own HELLO came.
-        is_restarted = before.volatile not in (0, hello.epochs.volatile)
-        if is_restarted:
+        # Its own epoch tells. The one of ours that it knows does not: a HELLO may have been made
+        # before ours came on another link, or after ours came on a link that did not open.
+        if before.volatile not in (0, hello.epochs.volatile):
             sender.abandon_half(volatile, Reason.STALE_EPOCH, why)
-        if not volatile.is_fresh and (is_restarted or known.volatile != volatile.epoch):
-            self._give_up_written()
+            if not volatile.is_fresh:
+                self._give_up_written()
 
     def _give_up_written(self) -> None:
         """End the volatile messages that were written and have no answer."""
