@@ -8,6 +8,7 @@ import gc
 import os
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -65,6 +66,8 @@ class Outcome:
     lines: list[str]
     dials: int
     virtual: float
+    counts: Counter[str]
+    """Frames of some kinds, and volatile messages by outcome."""
 
 
 def run(
@@ -123,7 +126,8 @@ def run_script(seed: int | str, script: Callable[[World], Awaitable[str | None]]
         if was_enabled:
             gc.enable()
     virtual = loop.now
-    return Outcome(seed, summary, world.violations, world.lines, world.network.dials, virtual)
+    dials, counts = world.network.dials, world.counts
+    return Outcome(seed, summary, world.violations, world.lines, dials, virtual, counts)
 
 
 async def _whole(world: World, script: Callable[[World], Awaitable[str | None]]) -> str | None:
@@ -366,6 +370,7 @@ class _Scenario:
             self.reckon_stored(sent)
             if receipt is None or sent.sender.is_dead:
                 continue
+            self.reckon_volatile(sent)
             if receipt.state in (DeliveryState.ACCEPTED, DeliveryState.HANDLED):
                 for life in sent.accepted_by:
                     alive = not life.is_dead
@@ -378,7 +383,16 @@ class _Scenario:
             persisted = sum(sent.was_persisted for sent in world.sent.values())
             again = sum(len(sent.delivered_to) > 1 for sent in world.sent.values())
             more = f", {persisted} persisted, {again} redelivered, {world.overmarked} overmarked"
-        return f"{self.count} nodes, {world.network.dials} dials, {numbers}{more}"
+        seen = "".join(f", {count} {name}" for name, count in sorted(world.counts.items()))
+        return f"{self.count} nodes, {world.network.dials} dials, {numbers}{more}{seen}"
+
+    def reckon_volatile(self, sent: Sent) -> None:
+        """Each volatile message over v2 has one outcome."""
+        is_v1 = sent.sender.station.speaks_v1 or sent.to.speaks_v1
+        if sent.is_volatile and not is_v1:
+            self.world.counts[f"volatile {sent.outcome}"] += 1
+            if not sent.outcome:
+                self.world.violate(f"{sent} is volatile, and has no outcome")
 
     def reckon_stored(self, sent: Sent) -> None:
         """What lives that are over have left to the stores came to its end, too."""

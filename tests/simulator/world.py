@@ -36,8 +36,10 @@ from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import Message, OutgoingMessage
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.removed_rows import RemovedRows
+from signedwire.delivery.send_streams import SendStreams
 from signedwire.delivery.store import IncomingRow, RowName, Store, StoreLimits, sqlite_tables
 from signedwire.delivery.store.work import Work
+from signedwire.delivery.streams import Refused
 from signedwire.errors import FailureKind, SignedWireError, StoreError
 from signedwire.sending import Sending
 from signedwire.transport import tls
@@ -105,6 +107,10 @@ class Sent:
     is_told: bool = False
     """Whether the sender was told what became of it, in any of its lives."""
     was_told_expired: bool = False
+    was_refused: bool = False
+    """Whether its recipient has signed that it refuses it."""
+    outcome: str = ""
+    """What came of it, if it is volatile."""
     was_unconfirmed: bool = False
     """Whether it went to a v1 peer, which is all that one hears."""
     is_done: bool = False
@@ -344,6 +350,8 @@ class World:
         """Receipts that ended while the call that sends their messages had not returned."""
         self.restored: WeakKeyDictionary[Receipt, Sent] = WeakKeyDictionary()
         """Receipts of messages that another life had sent."""
+        self.counts: Counter[str] = Counter()
+        """What was seen on links, by its name."""
         self.overmarked = 0
         """Messages marked as redelivered that no application had seen."""
         self.by_did: dict[Did, Station] = {}
@@ -676,6 +684,7 @@ class World:
         destination = sent.to.speaks_v1 or sent.sender.station.speaks_v1
         if before in _ACCEPTED and state in _UNSETTLED:
             self.violate(f"{sent}: {before} and then {state}")
+        self._check_outcome(sent, receipt, before)
         if state in _ACCEPTED:
             sent.was_confirmed = True
             if not (sent.accepted_by or sent.denied_by):
@@ -696,6 +705,7 @@ class World:
                 pass
             elif reason is not Reason.REFUSED:
                 self.violate(f"{sent}: refused: {reason}")
+        if sent.was_refused and receipt.reason not in (None, Reason.UNKNOWN_OUTCOME):
             self._check_proof_of_refusal(sent, receipt)
         if state is DeliveryState.EXPIRED:
             self._check_expired(sent, receipt)
@@ -711,10 +721,30 @@ class World:
                 self.violate(f"{sent}: expired, but it was delivered")
         if state is DeliveryState.PERSISTED and sent.is_volatile:
             self.violate(f"{sent}: volatile, and in a store")
-        if reason is Reason.UNKNOWN_OUTCOME and not sent.is_volatile:
-            self.violate(f"{sent}: durable, and its outcome is unknown")
         if state is DeliveryState.FAILED and reason is None:
             self.violate(f"{sent}: failed without a reason")
+
+    def on_refusals(self, messages: Iterable[OutgoingMessage]) -> None:
+        """A recipient has signed that it refuses these."""
+        for message in messages:
+            sent = self.by_receipt.get(message) or self.restored.get(message)
+            if sent is not None:
+                sent.was_refused = True
+
+    def _check_outcome(self, sent: Sent, receipt: Receipt, before: DeliveryState) -> None:
+        """A message has one outcome, and only a volatile one may have one that is unknown."""
+        state = receipt.state
+        if before in _FAILED and state is not before:
+            self.violate(f"{sent}: {before} and then {state}")
+        if before in _ACCEPTED and state in _FAILED and not sent.was_refused:
+            self.violate(f"{sent}: {before} and then {state}, and its peer did not refuse it")
+        is_unknown = receipt.reason is Reason.UNKNOWN_OUTCOME
+        if is_unknown and not sent.is_volatile:
+            self.violate(f"{sent}: durable, and its outcome is unknown")
+        elif is_unknown and len(sent.to.lives) < 2:
+            self.violate(f"{sent}: its outcome is unknown, and {sent.to} has not restarted")
+        if sent.is_volatile and state not in _UNSETTLED:
+            sent.outcome = "unknown" if is_unknown else str(state)
 
     def _check_proof_of_refusal(self, sent: Sent, receipt: Receipt) -> None:
         """Whoever refuses a message has signed that, for this very message."""
@@ -1102,8 +1132,19 @@ def simulated(world: World) -> Iterator[None]:
         for body in bodies:
             world.on_written(life(), body)
         if joined is not None:
+            world.counts["joint"] += 1
             life().carries_receipts = True
         return old_send_batch(session, bodies, joined)
+
+    def abort_batch(session: Session, stream: int) -> bool:
+        is_aborted: bool = old_abort_batch(session, stream)
+        world.counts["aborts"] += is_aborted
+        return is_aborted
+
+    def refused(streams: SendStreams, *arguments: Any) -> list[Refused]:
+        found: list[Refused] = old_refused(streams, *arguments)
+        world.on_refusals(message for message, _ in found)
+        return found
 
     def messages(sending: Sending, *arguments: Any, **more: Any) -> Any:
         # By position: recipient, priority, payload type, deadline, payloads.
@@ -1121,6 +1162,8 @@ def simulated(world: World) -> Iterator[None]:
 
     old_messages = put(Sending, "messages", messages)
     old_send_batch = put(Session, "send_batch", send_batch)
+    old_abort_batch = put(Session, "abort_batch", abort_batch)
+    old_refused = put(SendStreams, "refused", refused)
     old_restore = put(OutgoingMessage, "restore", restore)
     old_complete = put(OutgoingMessage, "complete", complete)
     old_add_many = put(Inbox, "add_many", add_many)
