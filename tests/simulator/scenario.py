@@ -171,6 +171,11 @@ class _Scenario:
         self.store_rng = random.Random(f"{world.seed}/stores")
         if stores is not None and not any(fault in STORE_FAULTS for fault in self.faults):
             self.faults += tuple(f for f in STORE_FAULTS if self.store_rng.random() < 0.3)
+        # A reply leaves together with the receipt of its request, and of a large message that
+        # expires on its way the rest is not sent.
+        self.more_rng = random.Random(f"{world.seed}/more")
+        self.reply_share = self.more_rng.choice((0.0, 0.2, 0.8))
+        self.large_share = self.more_rng.choice((0.0, 0.0, 0.2))
         self.clock_rng = random.Random(f"{world.seed}/clocks")
         self.has_clocks = has_clocks
         if has_clocks and not any(fault in CLOCK_FAULTS for fault in self.faults):
@@ -454,6 +459,7 @@ class _Scenario:
             if self.has_clocks and deadline is not None and self.clock_rng.random() < 0.4:
                 due = life.station.now + self.clock_rng.choice((0.5, 5.0, 3600.0))
                 deadline = datetime.fromtimestamp(due, UTC)
+            self.send_large(life, to)
             kind = rng.random()
             if kind < 0.6:
                 world.send_nowait(life, to, lane, size, deadline)
@@ -468,6 +474,22 @@ class _Scenario:
             else:
                 many = [rng.randint(14, min(self.max_size, 500)) for _ in range(rng.randint(2, 30))]
                 await world.send_many(life, to, lane, many)
+
+    def send_large(self, life: Life, to: Station) -> None:
+        """Now and then, send some large messages that expire soon."""
+        rng = self.more_rng
+        if rng.random() >= self.large_share or to.speaks_v1 or life.station.speaks_v1:
+            return
+        lane, deadline = rng.choice(tuple(Priority)), rng.choice((0.05, 0.3))
+        for _ in range(rng.randint(2, 5)):
+            self.world.send_nowait(life, to, lane, rng.randint(20_000, 60_000), deadline)
+
+    def reply(self, life: Life, sent: Sent) -> None:
+        """Answer some messages at once; no answer is answered."""
+        if self.more_rng.random() >= self.reply_share or self.is_over or life.is_closing:
+            return
+        if not sent.is_reply and not life.is_sending:
+            self.world.send_nowait(life, sent.sender.station, sent.lane, 20).is_reply = True
 
     async def wait(self, waiting: Awaitable[object]) -> None:
         with contextlib.suppress(SignedWireError):
@@ -487,6 +509,7 @@ class _Scenario:
             sent = world.on_delivered(life, message)
             if sent is None:
                 continue
+            self.reply(life, sent)
             choice = rng.random()
             if style == "later" and len(held) < 5:
                 held.append((message, sent))

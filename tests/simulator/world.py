@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from signedwire import Address, Did, Identity, Node, Priority, RoutingTable, TransportConfig
 from signedwire import clock as clock_module
@@ -89,6 +89,8 @@ class Sent:
     expires_at: float | None
     is_volatile: bool = False
     """Whether no store keeps it."""
+    is_reply: bool = False
+    """Whether it answers a message."""
     receipt: Receipt | None = None
     accepted_by: list[Life] = field(default_factory=list)
     """Whose inbox it came into."""
@@ -107,8 +109,6 @@ class Sent:
     is_told: bool = False
     """Whether the sender was told what became of it, in any of its lives."""
     was_told_expired: bool = False
-    was_refused: bool = False
-    """Whether its recipient has signed that it refuses it."""
     outcome: str = ""
     """What came of it, if it is volatile."""
     was_unconfirmed: bool = False
@@ -350,6 +350,8 @@ class World:
         """Receipts that ended while the call that sends their messages had not returned."""
         self.restored: WeakKeyDictionary[Receipt, Sent] = WeakKeyDictionary()
         """Receipts of messages that another life had sent."""
+        self.refused: WeakSet[Receipt] = WeakSet()
+        """Receipts of messages that their recipients have refused, which they have signed."""
         self.counts: Counter[str] = Counter()
         """What was seen on links, by its name."""
         self.overmarked = 0
@@ -705,7 +707,8 @@ class World:
                 pass
             elif reason is not Reason.REFUSED:
                 self.violate(f"{sent}: refused: {reason}")
-        if sent.was_refused and receipt.reason not in (None, Reason.UNKNOWN_OUTCOME):
+        is_answer = receipt in self.refused and state in _FAILED  # also `expired`
+        if state is DeliveryState.REFUSED or is_answer:
             self._check_proof_of_refusal(sent, receipt)
         if state is DeliveryState.EXPIRED:
             self._check_expired(sent, receipt)
@@ -726,17 +729,14 @@ class World:
 
     def on_refusals(self, messages: Iterable[OutgoingMessage]) -> None:
         """A recipient has signed that it refuses these."""
-        for message in messages:
-            sent = self.by_receipt.get(message) or self.restored.get(message)
-            if sent is not None:
-                sent.was_refused = True
+        self.refused.update(messages)
 
     def _check_outcome(self, sent: Sent, receipt: Receipt, before: DeliveryState) -> None:
         """A message has one outcome, and only a volatile one may have one that is unknown."""
         state = receipt.state
         if before in _FAILED and state is not before:
             self.violate(f"{sent}: {before} and then {state}")
-        if before in _ACCEPTED and state in _FAILED and not sent.was_refused:
+        if before in _ACCEPTED and state in _FAILED and receipt not in self.refused:
             self.violate(f"{sent}: {before} and then {state}, and its peer did not refuse it")
         is_unknown = receipt.reason is Reason.UNKNOWN_OUTCOME
         if is_unknown and not sent.is_volatile:
