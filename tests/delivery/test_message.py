@@ -253,6 +253,18 @@ class TestOutgoingMessage:
         envelope = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), id_of(1)).seal(ALICE, 1)
         assert (envelope.payload, envelope.payload_type) == (b"", PayloadType.RAW)
 
+    def test_a_numbered_one_has_the_same_envelope_in_each_process(self) -> None:
+        message = OutgoingMessage(SendOptions(BOB.did, Priority.HIGH), id_of(1), b"stop")
+        message.number(bytes(ALICE.did) + bytes(BOB.did), 1, 5)
+        message.is_stored = True
+        later = OutgoingMessage(
+            SendOptions(BOB.did, Priority.HIGH, queued_at_us=message.queued_at_us), id_of(1)
+        )
+        later.restore(message.body, was_written=True)
+        envelope = later.seal(ALICE, 7)
+        assert (envelope.payload, envelope.sequence_number) == (b"stop", 5)
+        assert envelope.encode() == message.seal(ALICE, 9).encode()
+
     def test_a_ready_envelope_goes_as_it_is(self) -> None:
         message = OutgoingMessage(
             SendOptions(BOB.did, ENVELOPE.priority), id_of(7), envelope=ENVELOPE

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from peerkit import Desk, FakeStore, ManualClock, epochs, payloads, still_clock
 
-from linkkit import PLENTY, with_credit
+from linkkit import BOB, EVE, PLENTY, with_credit
+from signedwire.delivery import session_map
 from signedwire.delivery.room_waiters import RoomWaiters
 from signedwire.delivery.send_queue import SendQueue
 from signedwire.types import DeliveryState, Priority, Reason
@@ -189,12 +190,54 @@ class TestUnknownOutcome:
             assert unwritten.sequence == 2
         assert desk.host.dropped(LOST) == (not knows_us)
 
+    def test_a_peer_that_has_restarted_and_knows_our_epoch_of_a_link_that_did_not_open(
+        self,
+    ) -> None:
+        desk = Desk()
+        desk.route()
+        link = desk.link()
+        written, accepted = (desk.post(is_durable=False) for _ in range(2))
+        link.accept(1)
+        link.end()
+        desk.begin().end()
+        again = desk.begin().say_hello(epochs=Epochs(9, 10), known_epochs=link.our_epochs)
+        desk.host.run()
+        assert again.messages == []
+        assert (written.state, written.reason) == (DeliveryState.FAILED, LOST)
+        # Nobody will tell whether it was handled.
+        assert (accepted.state, accepted.reason) == (DeliveryState.ACCEPTED, Reason.STALE_EPOCH)
+
+    def test_a_hello_that_was_made_before_ours_came_on_the_link_that_it_replaces(self) -> None:
+        desk = Desk()
+        desk.route()
+        written = desk.post(is_durable=False)
+        first = desk.link(known_epochs=epochs(0))
+        assert first.messages == [written]
+        again = desk.link(known_epochs=epochs(0))
+        desk.host.run()
+        assert again.messages == [written]
+        assert written.state is DeliveryState.WRITTEN
+
     def test_a_peer_that_was_sent_no_volatile_message(self) -> None:
         desk = Desk()
         desk.route()
         message = desk.post(is_durable=False)
         link = desk.link(known_epochs=epochs(0))
         assert link.messages == [message]
+
+    def test_a_stranger_whose_marks_were_forgotten_is_told_a_newer_epoch(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(session_map, "_MAX_STRANGERS", 1)
+        desk = Desk()
+        link = desk.link()
+        link.bring(1, is_durable=False)
+        assert payloads(desk.take()) == [b"hello"]
+        link.end()
+        desk.session(EVE)
+        desk.host.run()
+        assert desk.peers.get(BOB.did) is None
+        assert desk.begin().our_epochs.volatile > link.our_epochs.volatile
 
 
 class TestPeerIsAhead:

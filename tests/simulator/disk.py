@@ -314,9 +314,9 @@ class DiskStore(Store):
             self.incoming_bodies: dict[int, bytes] = dict(
                 connection.execute("SELECT id, body FROM incoming ORDER BY id").fetchall()
             )
-            self.dead_bodies = [
-                body for (body,) in connection.execute("SELECT body FROM dead ORDER BY id")
-            ]
+            self.dead_rows: list[tuple[bytes, str]] = connection.execute(
+                "SELECT body, reason FROM dead ORDER BY id"
+            ).fetchall()
             work = Work(ledger, SqliteTables(connection, ledger))
         self.disk = make_disk(work)
         super().__init__(owner, work, self.disk)

@@ -8,6 +8,7 @@ import gc
 import os
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -65,6 +66,8 @@ class Outcome:
     lines: list[str]
     dials: int
     virtual: float
+    counts: Counter[str]
+    """Frames of some kinds, and volatile messages by outcome."""
 
 
 def run(
@@ -123,7 +126,8 @@ def run_script(seed: int | str, script: Callable[[World], Awaitable[str | None]]
         if was_enabled:
             gc.enable()
     virtual = loop.now
-    return Outcome(seed, summary, world.violations, world.lines, world.network.dials, virtual)
+    dials, counts = world.network.dials, world.counts
+    return Outcome(seed, summary, world.violations, world.lines, dials, virtual, counts)
 
 
 async def _whole(world: World, script: Callable[[World], Awaitable[str | None]]) -> str | None:
@@ -167,6 +171,11 @@ class _Scenario:
         self.store_rng = random.Random(f"{world.seed}/stores")
         if stores is not None and not any(fault in STORE_FAULTS for fault in self.faults):
             self.faults += tuple(f for f in STORE_FAULTS if self.store_rng.random() < 0.3)
+        # A reply leaves together with the receipt of its request, and of a large message that
+        # expires on its way the rest is not sent.
+        self.more_rng = random.Random(f"{world.seed}/more")
+        self.reply_share = self.more_rng.choice((0.0, 0.2, 0.8))
+        self.large_share = self.more_rng.choice((0.0, 0.0, 0.2))
         self.clock_rng = random.Random(f"{world.seed}/clocks")
         self.has_clocks = has_clocks
         if has_clocks and not any(fault in CLOCK_FAULTS for fault in self.faults):
@@ -366,6 +375,7 @@ class _Scenario:
             self.reckon_stored(sent)
             if receipt is None or sent.sender.is_dead:
                 continue
+            self.reckon_volatile(sent)
             if receipt.state in (DeliveryState.ACCEPTED, DeliveryState.HANDLED):
                 for life in sent.accepted_by:
                     alive = not life.is_dead
@@ -378,7 +388,16 @@ class _Scenario:
             persisted = sum(sent.was_persisted for sent in world.sent.values())
             again = sum(len(sent.delivered_to) > 1 for sent in world.sent.values())
             more = f", {persisted} persisted, {again} redelivered, {world.overmarked} overmarked"
-        return f"{self.count} nodes, {world.network.dials} dials, {numbers}{more}"
+        seen = "".join(f", {count} {name}" for name, count in sorted(world.counts.items()))
+        return f"{self.count} nodes, {world.network.dials} dials, {numbers}{more}{seen}"
+
+    def reckon_volatile(self, sent: Sent) -> None:
+        """Each volatile message over v2 has one outcome."""
+        is_v1 = sent.sender.station.speaks_v1 or sent.to.speaks_v1
+        if sent.is_volatile and not is_v1:
+            self.world.counts[f"volatile {sent.outcome}"] += 1
+            if not sent.outcome:
+                self.world.violate(f"{sent} is volatile, and has no outcome")
 
     def reckon_stored(self, sent: Sent) -> None:
         """What lives that are over have left to the stores came to its end, too."""
@@ -440,6 +459,7 @@ class _Scenario:
             if self.has_clocks and deadline is not None and self.clock_rng.random() < 0.4:
                 due = life.station.now + self.clock_rng.choice((0.5, 5.0, 3600.0))
                 deadline = datetime.fromtimestamp(due, UTC)
+            self.send_large(life, to)
             kind = rng.random()
             if kind < 0.6:
                 world.send_nowait(life, to, lane, size, deadline)
@@ -454,6 +474,22 @@ class _Scenario:
             else:
                 many = [rng.randint(14, min(self.max_size, 500)) for _ in range(rng.randint(2, 30))]
                 await world.send_many(life, to, lane, many)
+
+    def send_large(self, life: Life, to: Station) -> None:
+        """Now and then, send some large messages that expire soon."""
+        rng = self.more_rng
+        if rng.random() >= self.large_share or to.speaks_v1 or life.station.speaks_v1:
+            return
+        lane, deadline = rng.choice(tuple(Priority)), rng.choice((0.05, 0.3))
+        for _ in range(rng.randint(2, 5)):
+            self.world.send_nowait(life, to, lane, rng.randint(20_000, 60_000), deadline)
+
+    def reply(self, life: Life, sent: Sent) -> None:
+        """Answer some messages at once; no answer is answered."""
+        if self.more_rng.random() >= self.reply_share or self.is_over or life.is_closing:
+            return
+        if not sent.is_reply and not life.is_sending:
+            self.world.send_nowait(life, sent.sender.station, sent.lane, 20).is_reply = True
 
     async def wait(self, waiting: Awaitable[object]) -> None:
         with contextlib.suppress(SignedWireError):
@@ -473,6 +509,7 @@ class _Scenario:
             sent = world.on_delivered(life, message)
             if sent is None:
                 continue
+            self.reply(life, sent)
             choice = rng.random()
             if style == "later" and len(held) < 5:
                 held.append((message, sent))
@@ -630,4 +667,7 @@ class _Scenario:
             # With a disk that has failed, the next life denies it again.
             with contextlib.suppress(StoreFailedError):
                 life.context.run(life.node.access.undeny, self.world.stations[index].identity.did)
-                station.denied.discard(index)
+                # Before the start it is in no store yet: if the disk fails at the start, the
+                # next life denies it again.
+                if life.is_up or station.store_path is None:
+                    station.denied.discard(index)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -117,6 +118,24 @@ class TestDeterminism:
 
 class TestTheSimulatorItself:
     """It must see what it is there to see."""
+
+    def test_sends_joint_frames_and_aborts(self) -> None:
+        counts = sum((run(seed).counts for seed in range(8)), Counter())
+        assert counts["joint"]
+        assert counts["aborts"]
+        assert counts["volatile accepted"]
+        assert counts["volatile unknown"]
+
+    def test_sees_a_volatile_message_that_a_new_process_gets_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from signedwire.delivery.peer_session import PeerSession
+
+        monkeypatch.setattr(PeerSession, "_give_up_written", lambda self: None)
+        faults = ("process-crashes", "one-way-partitions")
+        outcomes = [run(seed, faults) for seed in range(8, 20)]
+        violations = " ".join(text for outcome in outcomes for text in outcome.violations)
+        assert "is volatile, and accepted by" in violations
 
     def test_sees_a_message_delivered_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from signedwire.delivery.receive_stream import ReceiveStream

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from signedwire import Address, Did, Identity, Node, Priority, RoutingTable, TransportConfig
 from signedwire import clock as clock_module
@@ -36,8 +36,10 @@ from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import Message, OutgoingMessage
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.removed_rows import RemovedRows
+from signedwire.delivery.send_streams import SendStreams
 from signedwire.delivery.store import IncomingRow, RowName, Store, StoreLimits, sqlite_tables
 from signedwire.delivery.store.work import Work
+from signedwire.delivery.streams import Refused
 from signedwire.errors import FailureKind, SignedWireError, StoreError
 from signedwire.sending import Sending
 from signedwire.transport import tls
@@ -87,6 +89,8 @@ class Sent:
     expires_at: float | None
     is_volatile: bool = False
     """Whether no store keeps it."""
+    is_reply: bool = False
+    """Whether it answers a message."""
     receipt: Receipt | None = None
     accepted_by: list[Life] = field(default_factory=list)
     """Whose inbox it came into."""
@@ -105,6 +109,8 @@ class Sent:
     is_told: bool = False
     """Whether the sender was told what became of it, in any of its lives."""
     was_told_expired: bool = False
+    outcome: str = ""
+    """What came of it, if it is volatile."""
     was_unconfirmed: bool = False
     """Whether it went to a v1 peer, which is all that one hears."""
     is_done: bool = False
@@ -344,6 +350,10 @@ class World:
         """Receipts that ended while the call that sends their messages had not returned."""
         self.restored: WeakKeyDictionary[Receipt, Sent] = WeakKeyDictionary()
         """Receipts of messages that another life had sent."""
+        self.refused: WeakSet[Receipt] = WeakSet()
+        """Receipts of messages that their recipients have refused, which they have signed."""
+        self.counts: Counter[str] = Counter()
+        """What was seen on links, by its name."""
         self.overmarked = 0
         """Messages marked as redelivered that no application had seen."""
         self.by_did: dict[Did, Station] = {}
@@ -580,11 +590,15 @@ class World:
         if store.integrity != "ok":
             self.violate(f"{station}: its store is damaged: {store.integrity}")
         outgoing = {_number_in(body) for body in store.outgoing_bodies}
-        dead = {_number_in(body) for body in store.dead_bodies}
+        dead = {_number_in(body): reason for body, reason in store.dead_rows}
         incoming = {_number_in(body) for body in store.incoming_bodies.values()}
         self.trace(f"{station} opens: {len(outgoing)} out, {len(dead)} dead, {len(incoming)} in")
         for sent in self.sent.values():
             is_late = station.was_late(sent)
+            # A disk that failed after it had written them said nothing of the dead letters of a
+            # denied recipient. The next life has them.
+            is_denied = dead.get(sent.id) == Reason.DENIED
+            sent.was_buried |= is_denied and sent.sender.station is station
             if sent.sender.station is station and sent.was_persisted:
                 # A dead letter tells the next life what the last one was not told.
                 is_kept = sent.id in outgoing or sent.id in dead or is_late
@@ -672,6 +686,7 @@ class World:
         destination = sent.to.speaks_v1 or sent.sender.station.speaks_v1
         if before in _ACCEPTED and state in _UNSETTLED:
             self.violate(f"{sent}: {before} and then {state}")
+        self._check_outcome(sent, receipt, before)
         if state in _ACCEPTED:
             sent.was_confirmed = True
             if not (sent.accepted_by or sent.denied_by):
@@ -692,6 +707,8 @@ class World:
                 pass
             elif reason is not Reason.REFUSED:
                 self.violate(f"{sent}: refused: {reason}")
+        is_answer = receipt in self.refused and state in _FAILED  # also `expired`
+        if state is DeliveryState.REFUSED or is_answer:
             self._check_proof_of_refusal(sent, receipt)
         if state is DeliveryState.EXPIRED:
             self._check_expired(sent, receipt)
@@ -707,10 +724,27 @@ class World:
                 self.violate(f"{sent}: expired, but it was delivered")
         if state is DeliveryState.PERSISTED and sent.is_volatile:
             self.violate(f"{sent}: volatile, and in a store")
-        if reason is Reason.UNKNOWN_OUTCOME and not sent.is_volatile:
-            self.violate(f"{sent}: durable, and its outcome is unknown")
         if state is DeliveryState.FAILED and reason is None:
             self.violate(f"{sent}: failed without a reason")
+
+    def on_refusals(self, messages: Iterable[OutgoingMessage]) -> None:
+        """A recipient has signed that it refuses these."""
+        self.refused.update(messages)
+
+    def _check_outcome(self, sent: Sent, receipt: Receipt, before: DeliveryState) -> None:
+        """A message has one outcome, and only a volatile one may have one that is unknown."""
+        state = receipt.state
+        if before in _FAILED and state is not before:
+            self.violate(f"{sent}: {before} and then {state}")
+        if before in _ACCEPTED and state in _FAILED and receipt not in self.refused:
+            self.violate(f"{sent}: {before} and then {state}, and its peer did not refuse it")
+        is_unknown = receipt.reason is Reason.UNKNOWN_OUTCOME
+        if is_unknown and not sent.is_volatile:
+            self.violate(f"{sent}: durable, and its outcome is unknown")
+        elif is_unknown and len(sent.to.lives) < 2:
+            self.violate(f"{sent}: its outcome is unknown, and {sent.to} has not restarted")
+        if sent.is_volatile and state not in _UNSETTLED:
+            sent.outcome = "unknown" if is_unknown else str(state)
 
     def _check_proof_of_refusal(self, sent: Sent, receipt: Receipt) -> None:
         """Whoever refuses a message has signed that, for this very message."""
@@ -1098,8 +1132,19 @@ def simulated(world: World) -> Iterator[None]:
         for body in bodies:
             world.on_written(life(), body)
         if joined is not None:
+            world.counts["joint"] += 1
             life().carries_receipts = True
         return old_send_batch(session, bodies, joined)
+
+    def abort_batch(session: Session, stream: int) -> bool:
+        is_aborted: bool = old_abort_batch(session, stream)
+        world.counts["aborts"] += is_aborted
+        return is_aborted
+
+    def refused(streams: SendStreams, *arguments: Any) -> list[Refused]:
+        found: list[Refused] = old_refused(streams, *arguments)
+        world.on_refusals(message for message, _ in found)
+        return found
 
     def messages(sending: Sending, *arguments: Any, **more: Any) -> Any:
         # By position: recipient, priority, payload type, deadline, payloads.
@@ -1117,6 +1162,8 @@ def simulated(world: World) -> Iterator[None]:
 
     old_messages = put(Sending, "messages", messages)
     old_send_batch = put(Session, "send_batch", send_batch)
+    old_abort_batch = put(Session, "abort_batch", abort_batch)
+    old_refused = put(SendStreams, "refused", refused)
     old_restore = put(OutgoingMessage, "restore", restore)
     old_complete = put(OutgoingMessage, "complete", complete)
     old_add_many = put(Inbox, "add_many", add_many)

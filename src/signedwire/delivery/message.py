@@ -217,7 +217,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
 
     @property
     def sequence_number(self) -> int:
-        """The sender's count of its messages in this lane (v1: of all), from 1."""
+        """The sender's number of the message, from 1. In v2 it counts the messages of a stream."""
         return sequence_of(self._body)
 
     @property
@@ -517,12 +517,20 @@ class OutgoingMessage(Receipt):
         self.body = b""
 
     def seal(self, identity: Identity, sequence_number: int) -> SignedEnvelope:
-        """Make the v1 envelope and sign it. Called once: `envelope` keeps it."""
+        """Make the v1 envelope and sign it. Called once: `envelope` keeps it.
+
+        A message that is numbered keeps its own number. So a message that waits in a store has
+        the same envelope in each process, and a v1 peer recognizes it if it comes again.
+
+        Args:
+            identity: The key of the sender.
+            sequence_number: The number of a message that has none.
+        """
         self.envelope = SignedEnvelope.sign(
             identity,
             self.options.recipient,
             self.body[payload_start(self.body) :] if self.sequence else self.body,
-            sequence_number=sequence_number,
+            sequence_number=self.sequence or sequence_number,
             priority=self.options.priority,
             payload_type=self.options.payload_type,
             message_id=self._id,

@@ -237,23 +237,11 @@ class PeerSession:
 
     def link_opened(self, link: LinkPort, hello: Hello) -> None:
         """Make this the link of the peer. The verdict about the link is `USE`."""
-        sender, old = self.sender, self.link
+        old = self.link
         self._warn_of_old_copy(hello)
         if old is not None:
             words, kind = "there is another link now", FailureKind.CLOSED_HERE
             self._host.emit(PeerDisconnected(self.did, words, kind))
-        streams, why = sender.streams, "the peer has restarted since without its state"
-        for half, theirs, before, known in zip(
-            (streams.durable, streams.volatile),
-            hello.epochs,
-            self._their_epochs,
-            hello.known_epochs,
-            strict=True,
-        ):
-            if before not in (0, theirs) and known != half.epoch:
-                why_not = f"{why}; whether it was handled is not known"
-                sender.abandon_half(half, Reason.STALE_EPOCH, why_not)
-        self._their_epochs = hello.epochs
         self.link = link
         self.hang_ups = 0
         self._context.store.reached(self.did)
@@ -282,15 +270,28 @@ class PeerSession:
             )
 
     def end_unknown(self, hello: Hello) -> None:
-        """End the volatile messages that were written to an earlier process of the peer.
+        """End what waits for an answer of a process of the peer that has ended.
 
-        The peer does not know our volatile epoch, so its marks are lost. Whether such a message
-        has arrived cannot be found out, and sent again it might arrive twice.
+        Its marks and answers of volatile messages are lost, and without a store also those of
+        durable ones. Whether a volatile message that was written has arrived cannot be found out,
+        and sent again it might arrive twice.
         """
+        before, self._their_epochs = self._their_epochs, hello.epochs
+        sender, known = self.sender, hello.known_epochs
+        durable, volatile = sender.streams.durable, sender.streams.volatile
+        why = "the peer has restarted since without its state; whether it was handled is not known"
+        if before.durable not in (0, hello.epochs.durable) and known.durable != durable.epoch:
+            sender.abandon_half(durable, Reason.STALE_EPOCH, why)
+        # Its own epoch tells. The one of ours that it knows does not: a HELLO may have been made
+        # before ours came on another link, or after ours came on a link that did not open.
+        if before.volatile not in (0, hello.epochs.volatile):
+            sender.abandon_half(volatile, Reason.STALE_EPOCH, why)
+            if not volatile.is_fresh:
+                self._give_up_written()
+
+    def _give_up_written(self) -> None:
+        """End the volatile messages that were written and have no answer."""
         sender = self.sender
-        volatile = sender.streams.volatile
-        if volatile.is_fresh or hello.known_epochs.volatile == volatile.epoch:
-            return
         sender.give_up_many(
             sender.lanes.remove_if(
                 lambda message: message.was_written and not message.options.is_durable

@@ -84,7 +84,7 @@ class Runtime:
         self.stranger_room = StrangerRoom()
         """Room for the unfinished batches of strangers."""
         self.v1_sequence = itertools.count(1)
-        """Sequence numbers of the v1 envelopes that this node makes."""
+        """Sequence numbers of v1 envelopes whose messages have none: no store keeps those."""
         self.lingering = Lingering()
         """Links that have ended and still send their last bytes."""
         self.is_open = False
