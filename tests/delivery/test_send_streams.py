@@ -95,6 +95,14 @@ def signed(kind: int, *hashes: bytes) -> Receipts:
     return replace(plain, signature=BOB._sign_labelled(Label.RECEIPT, text))
 
 
+def is_fresh(sender: Sender) -> bool:
+    return sender.streams.is_fresh
+
+
+def is_forgettable(sender: Sender) -> bool:
+    return sender.streams.is_forgettable
+
+
 def settled_size(sender: Sender) -> tuple[int, int]:
     """What is in flight; the sums are those of the two kinds."""
     streams = sender.streams
@@ -125,11 +133,11 @@ class TestSending:
     def test_fresh_until_a_message_of_either_kind_is_sent(
         self, sender: Sender, is_durable: bool
     ) -> None:
-        assert sender.streams.is_fresh
+        assert is_fresh(sender)
         sender.take(is_durable=is_durable)
-        assert sender.streams.is_fresh, "nothing was written"
+        assert is_fresh(sender), "nothing was written"
         sender.send(is_durable=is_durable)
-        assert not sender.streams.is_fresh
+        assert not is_fresh(sender)
         assert sender.half(is_durable=not is_durable).is_fresh
 
     @each_kind
@@ -332,16 +340,16 @@ class TestForgettable:
     def test_after_the_last_answer_of_both_kinds(
         self, sender: Sender, is_durable: bool, end: int
     ) -> None:
-        assert sender.streams.is_forgettable
+        assert is_forgettable(sender)
         batch, messages = sender.send(is_durable=is_durable)
         other, others = sender.send(is_durable=not is_durable)
         sender.hear(HANDLED_ENVELOPES, *other.leaves)
-        assert not sender.streams.is_forgettable
+        assert not is_forgettable(sender)
         sender.hear(ACCEPTED_BATCHES, batch.root)
         assert sender.streams.is_empty
-        assert not sender.streams.is_forgettable, "the application may still answer"
+        assert not is_forgettable(sender), "the application may still answer"
         sender.hear(end, *batch.leaves)
-        assert sender.streams.is_forgettable
+        assert is_forgettable(sender)
         assert len(messages) == len(others) == 1
 
     @each_kind
@@ -354,7 +362,7 @@ class TestForgettable:
     ) -> None:
         batch, messages = send(sender, is_durable=is_durable)
         sender.hear(ACCEPTED_ENVELOPES, *batch.leaves)
-        assert not sender.streams.is_forgettable
+        assert not is_forgettable(sender)
         messages.clear()
         del batch
-        assert sender.streams.is_forgettable
+        assert is_forgettable(sender)
