@@ -20,7 +20,7 @@ from wirekit import CAROL
 
 from .stranger import BURST, EPOCH, Field, Link, LinkEndedError, Who, hello
 
-__all__ = ["ATTACKS", "Attack", "batch", "bodies_of", "once", "receipts", "signed_receipts"]
+__all__ = ["ATTACKS", "Attack", "batch", "bodies_of", "flood", "new", "receipts", "signed_receipts"]
 
 Attack: TypeAlias = Callable[[Field], Awaitable[None]]
 """One link's share of an attack: repeats until it is cancelled."""

@@ -22,7 +22,7 @@ from signedwire.wire.parts import BatchWriter, encode_batch, most_joined
 from signedwire.wire.receipt_signer import Acceptance, ReceiptSigner
 from signedwire.wire.sent_batch import SentCopies
 
-from .frame_attacks import Attack, batch, bodies_of, flood
+from .frame_attacks import Attack, batch, bodies_of, flood, new
 from .stranger import Field, LinkEndedError
 from .unfinished import first_parts
 
@@ -183,6 +183,7 @@ ATTACKS: Final[dict[str, Attack]] = {
     "streams-new-1": _all_streams(1),
     "streams-new-256": _all_streams(256),
     "streams-duplicate-1": _all_streams(1, is_new=False),
+    "stream-filled": new(1, payload=bytes(_LARGE)),
     "streams-filled": _all_streams(1, _LARGE),
     "parts-unfinished": _unfinished(1),
     "parts-all-but-the-last": _unfinished(64),
