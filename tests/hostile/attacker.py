@@ -18,7 +18,7 @@ from typing import Final
 
 from signedwire import Address
 
-from . import frame_attacks, handshake_attacks, recipient_attacks, record_attacks
+from . import frame_attacks, handshake_attacks, recipient_attacks, record_attacks, stream_attacks
 from .child import LOOPS, commands, main, say
 from .frame_attacks import Attack
 from .recipient_attacks import RECIPIENT_ATTACKS
@@ -34,6 +34,7 @@ _SPARE_KEYS: Final = 64
 
 ATTACKS: Final[dict[str, Attack]] = (
     frame_attacks.ATTACKS
+    | stream_attacks.ATTACKS
     | record_attacks.ATTACKS
     | handshake_attacks.ATTACKS
     | recipient_attacks.UNREAD_ATTACKS

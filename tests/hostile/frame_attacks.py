@@ -10,20 +10,22 @@ from typing import Any, Final, TypeAlias
 from linkkit import credits, ping, pong
 from signedwire import Did, Identity
 from signedwire.identity import Label
-from signedwire.types import unix_time_us
+from signedwire.types import Priority, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.envelope import sign_batch
-from signedwire.wire.header import encode_v2_body
+from signedwire.wire.header import VOLATILE, encode_v2_body
 from signedwire.wire.link_frames import Close, CreditFrame, Receipts
 from signedwire.wire.parts import encode_batch
 from wirekit import CAROL
 
 from .stranger import BURST, EPOCH, Field, Link, LinkEndedError, Who, hello
 
-__all__ = ["ATTACKS", "Attack", "batch", "receipts", "signed_receipts"]
+__all__ = ["ATTACKS", "Attack", "batch", "bodies_of", "flood", "new", "receipts", "signed_receipts"]
 
 Attack: TypeAlias = Callable[[Field], Awaitable[None]]
 """One link's share of an attack: repeats until it is cancelled."""
+NORMAL: Final = int(Priority.NORMAL)
+"""The durable stream of the usual priority."""
 _MORE_NAMES: Final = frames.MAX_RECEIPT_HASHES
 
 
@@ -124,7 +126,7 @@ def _receipts(kind: int, count: int = 1) -> Attack:
 # -- envelopes -------------------------------------------------------------------------
 
 
-def batch(
+def bodies_of(
     who: Identity,
     victim: Did,
     count: int,
@@ -133,32 +135,45 @@ def batch(
     first: int = 1,
     epoch: int = EPOCH,
     expires_at_us: int = 0,
-    is_malformed: bool = False,
-    is_forged: bool = False,
-) -> tuple[bytes, int]:
-    """One signed ENVELOPES frame, and the bytes of its envelopes."""
+    stream: int = NORMAL,
+    payload: bytes = b"",
+) -> list[bytes]:
+    """Messages of one stream, `first` being the number of the first one."""
     now = unix_time_us()
-    bodies = [
+    return [
         encode_v2_body(
             bytes(who.did) + bytes(to or victim),
-            b"",
+            payload,
             message_id=number.to_bytes(16, "little"),
             sequence_number=number,
             timestamp_us=now,
-            priority=1,
+            priority=stream % VOLATILE,
             payload_type=0,
             epoch=epoch,
             expires_at_us=expires_at_us,
-            is_durable=True,
+            is_durable=stream < VOLATILE,
         )
         for number in range(first, first + count)
     ]
+
+
+def batch(
+    who: Identity,
+    victim: Did,
+    count: int,
+    *,
+    is_malformed: bool = False,
+    is_forged: bool = False,
+    **terms: Any,
+) -> tuple[bytes, int]:
+    """The frames of one signed batch, and the bytes of its envelopes. See `bodies_of()`."""
+    bodies = bodies_of(who, victim, count, **terms)
     if is_malformed:
         bodies = [b"JUNK" + body[4:] for body in bodies]
     signature = sign_batch(who, bodies)[1]
     if is_forged:
         signature = bytes(64)
-    return encode_batch(signature, bodies, 1), sum(map(len, bodies))
+    return encode_batch(signature, bodies, terms.get("stream", NORMAL)), sum(map(len, bodies))
 
 
 Batch: TypeAlias = Callable[[Identity, Did], tuple[bytes, int]]
@@ -185,7 +200,7 @@ async def _send_batches(link: Link, made: list[bytes], count: int, size: int) ->
         await link.send_batch(frame, count, size)
 
 
-def new(count: int, **flaws: Any) -> Attack:
+def new(count: int, stream: int = NORMAL, **flaws: Any) -> Attack:
     """Messages that are new and in order, `count` to a batch; all but the first have `flaws`."""
 
     async def attack(field: Field) -> None:
@@ -196,7 +211,7 @@ def new(count: int, **flaws: Any) -> Attack:
                     while True:
                         after_the_first = flaws if first > 1 else {}
                         frame, size = batch(
-                            who, field.victim, count, first=first, **after_the_first
+                            who, field.victim, count, first=first, stream=stream, **after_the_first
                         )
                         await link.send_batch(frame, count, size)
                         first += count
@@ -206,12 +221,13 @@ def new(count: int, **flaws: Any) -> Attack:
     return attack
 
 
-def _forged(count: int) -> Attack:
+def _forged(count: int, stream: int) -> Attack:
     async def attack(field: Field) -> None:
         while True:
             try:
                 async with field.link(listens=True) as link:
-                    frame, size = batch(link.who.identity, field.victim, count, is_forged=True)
+                    who = link.who.identity
+                    frame, size = batch(who, field.victim, count, stream=stream, is_forged=True)
                     await link.send_batch(frame, count, size)
                     await link.ended()
             except LinkEndedError:
@@ -220,21 +236,23 @@ def _forged(count: int) -> Attack:
     return attack
 
 
-def _envelopes(count: int) -> dict[str, Attack]:
-    """Each sort of batch, of `count` messages."""
+def _envelopes(name: str, stream: int, count: int) -> dict[str, Attack]:
+    """Each sort of batch, of `count` messages of a stream."""
 
     def always(**flaws: Any) -> Attack:
-        return repeated(count, lambda who, victim: batch(who, victim, count, **flaws))
+        return repeated(
+            count, lambda who, victim: batch(who, victim, count, stream=stream, **flaws)
+        )
 
     return {
-        f"envelopes-new-{count}": new(count),
-        f"envelopes-duplicate-{count}": always(),
-        f"envelopes-wrong-epoch-{count}": always(epoch=EPOCH - 1),
-        f"envelopes-malformed-{count}": always(is_malformed=True),
-        f"envelopes-not-for-us-{count}": always(to=CAROL.did),
-        f"envelopes-expired-{count}": always(expires_at_us=1),
-        f"envelopes-late-{count}": new(count, expires_at_us=1),
-        f"envelopes-forged-{count}": _forged(count),
+        f"{name}-new-{count}": new(count, stream),
+        f"{name}-duplicate-{count}": always(),
+        f"{name}-wrong-epoch-{count}": always(epoch=EPOCH - 1),
+        f"{name}-malformed-{count}": always(is_malformed=True),
+        f"{name}-not-for-us-{count}": always(to=CAROL.did),
+        f"{name}-expired-{count}": always(expires_at_us=1),
+        f"{name}-late-{count}": new(count, stream, expires_at_us=1),
+        f"{name}-forged-{count}": _forged(count, stream),
     }
 
 
@@ -246,11 +264,11 @@ def _credit(more: int) -> bytes:
 
 
 async def _trickle(field: Field) -> None:
-    """A frame that is announced with 1 MiB, a byte at a time, each in a segment of its own."""
+    """A frame of the largest size, a byte at a time, each in a segment of its own."""
     while True:
         try:
             async with field.link() as link:
-                await link.send((2**20).to_bytes(4, "big") + b"\x02")
+                await link.send(frames.MAX_LENGTH.to_bytes(4, "big") + b"\x02")
                 while True:
                     await link.send(b"x")
         except LinkEndedError:
@@ -258,13 +276,13 @@ async def _trickle(field: Field) -> None:
 
 
 def _hold(size: int) -> Attack:
-    """The first `size` bytes of a frame of 1 MiB, and then nothing."""
+    """The first `size` bytes of a frame of the largest size, and then nothing."""
 
     async def attack(field: Field) -> None:
         while True:
             try:
                 async with field.link() as link:
-                    await link.send((2**20).to_bytes(4, "big") + bytes((2,)) + bytes(size))
+                    await link.send(frames.MAX_LENGTH.to_bytes(4, "big") + b"\x02" + bytes(size))
                     await link.ended(3600)
             except LinkEndedError:
                 continue
@@ -280,8 +298,10 @@ ATTACKS: Final[dict[str, Attack]] = {
     "receipt-2-full": _receipts(2, _MORE_NAMES),
     "receipt-3-full": _receipts(3, _MORE_NAMES),
     "receipt-forged": once(lambda who, victim: receipts(who.identity, victim, 2, is_forged=True)),
-    **_envelopes(1),
-    **_envelopes(256),
+    **_envelopes("envelopes", NORMAL, 1),
+    **_envelopes("envelopes", NORMAL, 256),
+    **_envelopes("volatile", NORMAL + VOLATILE, 1),
+    **_envelopes("volatile", NORMAL + VOLATILE, 256),
     "refusals-1": _receipts(4),
     "refusals-full": _receipts(4, _MORE_NAMES),
     "credit-unchanged": flood(lambda who, victim: _credit(0)),
@@ -295,7 +315,7 @@ ATTACKS: Final[dict[str, Attack]] = {
     "frame-of-zero-bytes": once(lambda who, victim: bytes(4)),
     "frame-trickled": _trickle,
     "frame-announced": _hold(0),
-    "frame-withheld": _hold(2**20 - 2),
+    "frame-withheld": _hold(frames.MAX_LENGTH - 2),
     "frame-too-large": once(lambda who, victim: b"\xff\xff\xff\xff\x02"),
     "close": once(lambda who, victim: Close(0, "").encode()),
 }

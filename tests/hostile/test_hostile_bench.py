@@ -30,6 +30,9 @@ def report(row: object) -> None:
     [
         "receipt-2",
         "envelopes-duplicate-1",
+        "streams-new-1",
+        "joint-unknown-full",
+        "copies-new-32",
         "key-update-requested",
         "handshake-bad-proof",
         "record-empty",

@@ -20,7 +20,7 @@ from .child import child
 from .stranger import Field, Link, LinkEndedError, Who
 from .victim import VICTIM
 
-__all__ = ["LIMIT_KIB", "Unfinished", "measure_unfinished"]
+__all__ = ["LIMIT_KIB", "Unfinished", "first_parts", "measure_unfinished"]
 
 LIMIT_KIB: Final = 64 * 1024
 """What a thousand such links may cost beyond a thousand idle ones."""
@@ -58,11 +58,11 @@ class Unfinished:
         )
 
 
-def first_parts(count: int) -> bytes:
+def first_parts(count: int, stream: int = 1) -> bytes:
     """The first parts of a batch, as long as they may be."""
     data = bytes(frames.MAX_BODY - frames.FIRST_PART_HEADER)
-    first = Part(FIRST, 1, data, 1, _TOTAL).encode()
-    later = Part(0, 1, bytes(frames.MAX_BODY - frames.PART_HEADER)).encode()
+    first = Part(FIRST, stream, data, 1, _TOTAL).encode()
+    later = Part(0, stream, bytes(frames.MAX_BODY - frames.PART_HEADER)).encode()
     return first + (count - 1) * later
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from nodechild import rss_kib
 from signedwire import Did, Identity, Node
-from signedwire.types import PeerState
+from signedwire.types import PayloadType, PeerState, Priority
 from tlskit import MALLORY
 
 from .child import commands, main, say
@@ -79,9 +79,21 @@ def is_linked(node: Node, to: Did) -> bool:
 
 
 async def feed(node: Node, to: Did, count: int) -> None:
+    """Send so many messages, half of them volatile: an answer may be about either kind."""
     while not is_linked(node, to):  # there is no other way to it
         await asyncio.sleep(0.01)
-    await node.send_many(to, (b"%16d" % number for number in range(count)), until="queued")
+    half = [b"%16d" % number for number in range(count // 2)]
+    await asyncio.gather(feed_volatile(node, to, half), node.send_many(to, half, until="queued"))
+
+
+async def feed_volatile(node: Node, to: Did, payloads: list[bytes]) -> None:
+    endpoint = node._core.endpoint
+    lanes = endpoint.sessions.session(to).sender.lanes
+    terms = to, Priority.NORMAL, PayloadType.RAW, None
+    for message in node._sending.messages(*terms, payloads, is_durable=False):
+        while not lanes.has_room(message.options.stream):
+            await asyncio.sleep(0.001)
+        endpoint.submitter.submit(message, message.payload_size)
 
 
 class Measure:

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from test_link import Net, links_of, meet, next_of, take
 from test_links import RawPeer, payloads
+from test_policy import Rule
 
-from linkkit import credits
+from linkkit import body_of, credits
 from signedwire import (
     DeliveryFailedError,
     DeliveryState,
+    MessageHeader,
+    MessageRefusedError,
     Node,
     Priority,
     Reason,
@@ -23,8 +26,12 @@ from signedwire import (
     verify_receipt,
 )
 from signedwire.types import PayloadType
-from signedwire.wire.link_frames import Epochs
-from signedwire.wire.session import BatchReceived, HelloReceived
+from signedwire.wire.envelope import sign_batch
+from signedwire.wire.header import VOLATILE
+from signedwire.wire.link_frames import ACCEPTED_ENVELOPES, CLOSE_PROTOCOL_ERROR, Epochs, Refusal
+from signedwire.wire.parts import encode_batch
+from signedwire.wire.session import BatchReceived, Closed, HelloReceived
+from tlskit import quick
 from wirekit import ALICE, BOB, LIMIT, RawServer, eventually, on_asyncio, on_both_loops, within
 
 NORMAL = Priority.NORMAL
@@ -53,6 +60,15 @@ async def accepted(*receipts: Receipt) -> None:
     """Wait until the peer has accepted all of them."""
     for receipt in receipts:
         await within(LIMIT, receipt.wait(DeliveryState.ACCEPTED))
+
+
+async def make_known(node: Node, to: Node) -> None:
+    """Have the other side learn the epoch: it may not, if the first link is cut at once.
+
+    Then what was written over that link has an unknown outcome.
+    """
+    await accepted(*send_volatile(node, to, b"linked"))
+    assert (await next_of(to)).payload == b"linked"
 
 
 @contextmanager
@@ -181,6 +197,7 @@ async def test_they_arrive_once_and_in_order_over_cut_links() -> None:
     net = Net("memory")
     assert net.memory is not None
     async with net.pair(max_attempts=1000) as (alice, bob):
+        await make_known(alice, bob)
         receipts: list[Receipt] = []
         durable: list[Receipt] = []
         got: list[bytes] = []
@@ -339,3 +356,137 @@ async def test_a_queue_full_of_durable_messages_has_room_for_them() -> None:
                 for _ in range(2):
                     await peer.receipt(await peer.next(BatchReceived))
                 await accepted(*receipts)
+
+
+# -- what is not accepted -------------------------------------------------------------------
+
+
+def from_alice(
+    sequence: int, payload: bytes, priority: Priority = NORMAL, expires_at_us: int = 0
+) -> bytes:
+    """A volatile message of Alice to Bob, whose HELLO named the epoch 9."""
+    stream = priority + VOLATILE
+    return body_of(
+        stream, sequence, payload, sender=ALICE, recipient=BOB, expires_at_us=expires_at_us
+    )
+
+
+@pytest.mark.parametrize("priority", [NORMAL, Priority.CRITICAL])
+@on_both_loops
+async def test_a_policy_decides_about_them_too(priority: Priority, tmp_path: Path) -> None:
+    """What it refuses is neither delivered nor kept, and its sender can prove the refusal."""
+    rule, net = Rule(Reason.NOT_ALLOWED), Net()
+    config = quick(store=tmp_path / "b.db", evidence=tmp_path / "b.log")
+    async with net.node(ALICE) as alice, Node(BOB, config, network=net.memory, policy=rule) as bob:
+        meet(alice, bob)
+        first, bad, last = send_volatile(alice, bob, b"first", b"x", b"last", priority=priority)
+        with pytest.raises(MessageRefusedError) as error:
+            await within(LIMIT, bad.wait("accepted"))
+        assert error.value.reason is Reason.NOT_ALLOWED
+        proof = bad.proof()
+        assert proof is not None
+        assert verify_receipt(proof).reason is Reason.NOT_ALLOWED
+        await accepted(first, last)
+        assert await take(bob, 2) == [b"first", b"last"]
+        assert bob.stats().dropped == {Reason.NOT_ALLOWED: 1}
+        assert bob.receive_nowait() is None
+        assert bob.evidence_head().records == 2
+        header = MessageHeader(ALICE.did, bob.did, priority, PayloadType.RAW, 1, None)
+        assert [each for each, _ in rule.asked if each.payload_size == 1] == [header]
+
+
+@on_asyncio
+async def test_one_that_comes_again_gets_the_same_answer() -> None:
+    """The policy is asked again about what it refused, and never about what was accepted."""
+    rule = Rule(Reason.NOT_ALLOWED)
+    async with Node(BOB, quick(), policy=rule) as bob:
+        for _ in range(2):  # the second time over another link of the same process
+            with await RawPeer.dial(bob, ALICE) as peer:
+                await peer.send(from_alice(1, b"x"), from_alice(2, b"good"))
+                assert [one.reason for one in await peer.next_refusals()] == [Reason.NOT_ALLOWED]
+                receipts = await peer.next_receipts()
+                assert (receipts.kind, len(receipts.hashes)) == (ACCEPTED_ENVELOPES, 1)
+                assert not receipts.is_committed
+        assert (await next_of(bob)).payload == b"good"
+        assert bob.receive_nowait() is None
+        assert [header.payload_size for header, _ in rule.asked] == [1, 4, 1]
+        assert bob.stats().dropped == {Reason.NOT_ALLOWED: 2, Reason.DUPLICATE: 1}
+
+
+@on_asyncio
+async def test_another_message_under_a_used_number_is_refused() -> None:
+    async with Node(BOB, quick()) as bob:
+        with await RawPeer.dial(bob, ALICE) as peer:
+            await peer.send(from_alice(7, b"good"))
+            await peer.next_receipts()
+            for sequence in (7, 3):
+                await peer.send(from_alice(sequence, b"another"))
+                assert [one.reason for one in await peer.next_refusals()] == [Reason.DUPLICATE]
+            # The durable stream of the same priority has numbers of its own.
+            durable = body_of(NORMAL, 1, b"durable", sender=ALICE, recipient=BOB)
+            await peer.send(durable)
+            await peer.next_receipts()
+        assert await take(bob, 2) == [b"good", b"durable"]
+        assert bob.receive_nowait() is None
+
+
+@on_asyncio
+async def test_a_late_one_is_refused_each_time_and_stops_none_behind_it(tmp_path: Path) -> None:
+    async with Node(BOB, quick(store=tmp_path / "b.db")) as bob:
+        late = from_alice(1, b"late", expires_at_us=1)
+        for _ in range(2):
+            with await RawPeer.dial(bob, ALICE) as peer:
+                await peer.send(late)
+                (refusal,) = await peer.next_refusals()
+                assert refusal == Refusal(refusal.leaf, Reason.EXPIRED, "")
+        with await RawPeer.dial(bob, ALICE) as peer:
+            await peer.send(from_alice(2, b"in time"))
+            await peer.next_receipts()
+        assert (await next_of(bob)).payload == b"in time"
+        assert bob.receive_nowait() is None
+        assert bob.stats().dropped == {Reason.EXPIRED: 2}
+
+
+@pytest.mark.parametrize("flaw", ["priority", "kind"])
+@on_asyncio
+async def test_one_of_another_stream_ends_the_link(flaw: str) -> None:
+    """A durable message does not get around the store as a volatile one, nor the reverse."""
+    async with Node(BOB, quick()) as bob:
+        with await RawPeer.dial(bob, ALICE) as peer:
+            await peer.next(HelloReceived)
+            bodies = [from_alice(1, b"x", Priority.HIGH if flaw == "priority" else NORMAL)]
+            stream = NORMAL + VOLATILE if flaw == "priority" else NORMAL
+            signature = sign_batch(ALICE, bodies)[1]
+            await peer.say(encode_batch(signature, bodies, stream))
+            closed = await peer.next(Closed)
+            assert closed.code == CLOSE_PROTOCOL_ERROR
+        assert bob.receive_nowait() is None
+        assert bob.stats().messages_received == 0
+
+
+@on_both_loops
+async def test_refused_ones_on_links_that_break_keep_all_others_in_order() -> None:
+    """Each gets one final answer, and nothing that was refused is delivered later."""
+    rule, net = Rule(Reason.NOT_ALLOWED), Net("memory")
+    assert net.memory is not None
+    config = quick(max_attempts=1000)
+    async with (
+        Node(ALICE, config, network=net.memory) as alice,
+        Node(BOB, config, network=net.memory, policy=rule) as bob,
+    ):
+        meet(alice, bob)
+        await make_known(alice, bob)
+        good: list[Receipt] = []
+        bad: list[Receipt] = []
+        for n in range(100):
+            good += send_volatile(alice, bob, b"good %d" % n)
+            bad += send_volatile(alice, bob, b"x")
+            if n % 10 == 0:
+                await asyncio.sleep(0.002)
+                net.memory.cut_all()
+        await accepted(*good)
+        for receipt in bad:
+            with pytest.raises(MessageRefusedError):
+                await within(LIMIT, receipt.wait("accepted"))
+        assert await take(bob, 100) == [b"good %d" % n for n in range(100)]
+        assert bob.receive_nowait() is None
