@@ -1,9 +1,10 @@
 """Nodes, and peers on the TLS of other languages, written from docs/protocol.md alone.
 
-`peer.mjs` and `Peer.java` prove their DID, check the DID of the node, and exchange HELLO. Each
-dials a node, and is dialed by one. The peer in `gopeer` does so too, and then all that
-docs/protocol.md demands of a peer without a store. The programs of OpenSSL and GnuTLS check
-nothing, so here they only carry a certificate and a HELLO.
+All peers prove their DID, check the DID of the node, and exchange HELLO. Each dials a node, and is
+dialed by one. `Peer.java` does no more. The peer in `nodepeer` also sends and receives messages
+over one link. The one in `gopeer` does all that docs/protocol.md demands of a peer without a
+store. The programs of OpenSSL and GnuTLS check nothing, so here they only carry a certificate and
+a HELLO.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ def go_peer(folder: Path, cache: Path) -> list[str]:
 
 def node_peer(folder: Path, cache: Path) -> list[str]:
     """Nothing is built."""
-    return [found_since("18", "node", "--version", "v"), str(HERE / "peer.mjs")]
+    return [found_since("18", "node", "--version", "v"), str(HERE / "nodepeer" / "peer.mjs")]
 
 
 def java_peer(folder: Path, cache: Path) -> list[str]:
@@ -191,13 +192,20 @@ PEERS: Final[dict[str, Callable[[Path, Path], list[str]]]] = {
 }
 
 
+def command_of(
+    name: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
+    """Build a peer, and return its command."""
+    folder = tmp_path_factory.mktemp(name)
+    kept = getattr(request.config, "cache", None)
+    cache = kept.mkdir("go-build") if kept is not None else folder / "cache"
+    return PEERS[name](folder, cache)
+
+
 @pytest.fixture(scope="module", params=PEERS)
 def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command of a peer in another language."""
-    folder = tmp_path_factory.mktemp(request.param)
-    kept = getattr(request.config, "cache", None)
-    cache = kept.mkdir("go-build") if kept is not None else folder / "cache"
-    return PEERS[request.param](folder, cache)
+    return command_of(request.param, request, tmp_path_factory)
 
 
 def is_connected(node: Node, did: Did) -> bool:
@@ -299,23 +307,27 @@ async def test_a_peer_refuses_an_impostor(peer: list[str], kind: str) -> None:
     assert [outcome.plaintext for outcome in server.outcomes] == [b""]
 
 
-# -- a whole peer in Go --------------------------------------------------------------------
+# -- whole peers in Go and JavaScript ------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["go", "node"])
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command of a whole peer."""
+    return command_of(request.param, request, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def go(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command of the peer in Go."""
-    folder = tmp_path_factory.mktemp("whole-go")
-    kept = getattr(request.config, "cache", None)
-    return go_peer(folder, kept.mkdir("go-build") if kept is not None else folder / "cache")
+    return command_of("go", request, tmp_path_factory)
 
 
 @contextlib.asynccontextmanager
-async def linked(go: list[str], node: Node, *, dials: bool) -> AsyncIterator[tuple[Program, Did]]:
-    """The peer in Go with a link to the node, which it has dialed or accepted. It ends well."""
+async def linked(peer: list[str], node: Node, *, dials: bool) -> AsyncIterator[tuple[Program, Did]]:
+    """A peer with a link to the node, which it has dialed or accepted. It ends well."""
     where = address_of(node)
     words = ("dial", where.host, str(where.port), node.did.hex()) if dials else ("accept",)
-    with Program(*go, *words) as program:
+    with Program(*peer, *words) as program:
         us = Did(bytes.fromhex(await program.says("us")))
         if not dials:
             node.routing.update(us, Address("127.0.0.1", int(await program.says("port"))))
@@ -327,13 +339,13 @@ async def linked(go: list[str], node: Node, *, dials: bool) -> AsyncIterator[tup
 
 
 def tell(program: Program, *words: object) -> None:
-    """Write a command to the peer in Go."""
+    """Write a command to a whole peer."""
     program.write(" ".join(map(str, words)).encode() + b"\n")
 
 
-async def verified(go: list[str], path: Path) -> dict[str, str]:
-    """What the peer in Go reads in a receipt proof that it has verified."""
-    command = [*go, "verify", str(path)]
+async def verified(peer: list[str], path: Path) -> dict[str, str]:
+    """What a peer reads in a receipt proof that it has verified."""
+    command = [*peer, "verify", str(path)]
     done: subprocess.CompletedProcess[bytes] = await tlskit.in_thread(
         subprocess.run, command, capture_output=True, timeout=20, check=False
     )
@@ -347,12 +359,12 @@ def sha256(data: bytes) -> str:
 
 
 def filled(size: int) -> bytes:
-    """The payload that `fill` and `many` of the peer in Go make."""
+    """The payload that `fill` and `many` of a peer make."""
     return bytes(7 * i % 251 for i in range(size))
 
 
 in_both_directions = pytest.mark.parametrize("dials", [True, False], ids=["dials", "accepts"])
-"""Whether the peer in Go dials the node, or the node dials it."""
+"""Whether the peer dials the node, or the node dials it."""
 
 
 def test_go_checks_the_vectors(go: list[str]) -> None:
@@ -364,8 +376,8 @@ def test_go_checks_the_vectors(go: list[str]) -> None:
 
 @in_both_directions
 @on_asyncio
-async def test_go_sends_to_a_node(go: list[str], tmp_path: Path, dials: bool) -> None:
-    async with Node(BOB, quick()) as bob, linked(go, bob, dials=dials) as (program, us):
+async def test_a_peer_sends_to_a_node(whole: list[str], tmp_path: Path, dials: bool) -> None:
+    async with Node(BOB, quick()) as bob, linked(whole, bob, dials=dials) as (program, us):
         tell(program, "send", "small", "durable", 1, "arm/größe", "hello, node")
         tell(program, "send", "stop", "volatile", 3, "-", "stop")
         tell(program, "fill", "large", "durable", 0, "map", 2**20)
@@ -395,9 +407,9 @@ async def test_go_sends_to_a_node(go: list[str], tmp_path: Path, dials: bool) ->
 
 @in_both_directions
 @on_asyncio
-async def test_a_node_sends_to_go(go: list[str], tmp_path: Path, dials: bool) -> None:
-    async with Node(ALICE, quick()) as alice, linked(go, alice, dials=dials) as (program, us):
-        for payload in (b"hello, Go", filled(2**20)):
+async def test_a_node_sends_to_a_peer(whole: list[str], tmp_path: Path, dials: bool) -> None:
+    async with Node(ALICE, quick()) as alice, linked(whole, alice, dials=dials) as (program, us):
+        for payload in (b"hello, peer", filled(2**20)):
             receipt = await alice.send(us, payload, subject="arm/größe", priority="high")
             said = b"durable 2 arm/gr\xc3\xb6\xc3\x9fe %d %s"
             digest = sha256(payload)
@@ -405,7 +417,7 @@ async def test_a_node_sends_to_go(go: list[str], tmp_path: Path, dials: bool) ->
             await receipt.wait("handled", timeout=10)
             path = tmp_path / digest
             path.write_bytes(receipt.proof())
-            proven = await verified(go, path)
+            proven = await verified(whole, path)
             assert (proven["sender"], proven["recipient"]) == (alice.did.hex(), us.hex())
             assert (proven["id"], proven["payload"]) == (receipt.message_id, digest)
             assert proven["kind"] == "3"
@@ -413,11 +425,11 @@ async def test_a_node_sends_to_go(go: list[str], tmp_path: Path, dials: bool) ->
 
 @in_both_directions
 @on_asyncio
-async def test_go_signs_a_receipt_and_a_batch_at_once(
-    go: list[str], tmp_path: Path, dials: bool
+async def test_a_peer_signs_a_receipt_and_a_batch_at_once(
+    whole: list[str], tmp_path: Path, dials: bool
 ) -> None:
-    """Go receipts a message and sends it back in one frame. Both halves can be proven."""
-    async with Node(ALICE, quick()) as alice, linked(go, alice, dials=dials) as (program, us):
+    """It receipts a message and sends it back in one frame. Both halves can be proven."""
+    async with Node(ALICE, quick()) as alice, linked(whole, alice, dials=dials) as (program, us):
         receipt = await alice.send(us, b"again", subject="echo")
         echo = await alice.receive(timeout=10)
         echo.ack()
@@ -431,18 +443,18 @@ async def test_go_signs_a_receipt_and_a_batch_at_once(
         data = path.read_bytes()
         form = data[12 + int.from_bytes(data[8:12], "little") - 65]
         assert (form, verify_receipt(data).envelope.sender) == (1, us)
-        assert (await verified(go, path))["sender"] == us.hex()
+        assert (await verified(whole, path))["sender"] == us.hex()
 
 
 @in_both_directions
 @on_asyncio
-async def test_go_and_a_node_refuse(go: list[str], tmp_path: Path, dials: bool) -> None:
+async def test_a_peer_and_a_node_refuse(whole: list[str], tmp_path: Path, dials: bool) -> None:
     """On arrival or afterwards, with a text that the other side shows and can prove."""
     texts = {
-        "rule": ("subject rule", "the rule of the peer in Go"),
+        "rule": ("subject rule", "the rule of this peer"),
         "refuse": ("refused", "not today"),
     }
-    async with Node(ALICE, quick()) as alice, linked(go, alice, dials=dials) as (program, us):
+    async with Node(ALICE, quick()) as alice, linked(whole, alice, dials=dials) as (program, us):
         for subject, (reason, text) in texts.items():
             receipt = alice.send_nowait(us, b"do it", subject=subject)
             with pytest.raises(MessageRefusedError) as caught:
@@ -450,7 +462,7 @@ async def test_go_and_a_node_refuse(go: list[str], tmp_path: Path, dials: bool) 
             assert (caught.value.reason, receipt.detail) == (reason, text)
             path = tmp_path / subject
             path.write_bytes(receipt.proof())
-            proven = await verified(go, path)
+            proven = await verified(whole, path)
             assert (proven["kind"], proven["text"], proven["subject"]) == ("4", text, subject)
 
         tell(program, "send", "no", "durable", 1, "-", "do it")

@@ -116,7 +116,7 @@ func (in *inbox) check(e *envelope, malformed error, leaf hash, stream uint8) an
 	in.marks[stream] = e.sequence
 	made := answer{kind: accepted, hash: leaf}
 	if string(e.subject) == "rule" {
-		made = refuse(reasonSubjectRule, "the rule of the peer in Go")
+		made = refuse(reasonSubjectRule, "the rule of this peer")
 	} else if e.expires != 0 && e.expires <= uint64(time.Now().UnixMicro()) {
 		made = refuse(reasonExpired, "")
 	}

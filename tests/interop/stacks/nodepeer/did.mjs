@@ -1,20 +1,13 @@
-// A peer of a signedwire node, up to HELLO, with Node.js and no package.
-//
-//   node peer.mjs dial HOST PORT DID    connect to a node
-//   node peer.mjs accept                wait for one connection of a node
-//
-// Numbers in comments are sections of docs/protocol.md.
+// Our certificate, and the DID proof of the other side. Numbers in comments are sections of
+// docs/protocol.md.
 import crypto from 'node:crypto'
-import tls from 'node:tls'
+import { hex, join, nowUs } from './bytes.mjs'
 
-const ALPN = 'signedwire/2'
-const PROOF_LABEL = Buffer.from('signedwire/tls-leaf/1\0')
+export const ALPN = 'signedwire/2'
+const PROOF_LABEL = 'signedwire/tls-leaf/1\0'
 const NULL_CA_KEY = '7369676e656477697265206e756c6c2043413a2070726f766573206e6f6e652f'
-const SAN_START = Buffer.from('308199868196', 'hex')
+const SAN_START = hex('308199868196')
 const DAY_US = 24n * 3600n * 1_000_000n
-
-const nowUs = () => BigInt(Date.now()) * 1000n
-const hex = (text) => Buffer.from(text, 'hex')
 
 // -- DER ---------------------------------------------------------------------------------
 
@@ -45,13 +38,13 @@ function elements(bytes) {
 
 // -- our certificate (2.2) with our DID proof (3) ------------------------------------------
 
-function makeCertificate(identity, did) {
+export function makeCertificate(us) {
   const { privateKey, publicKey } = crypto.generateKeyPairSync('ec', { namedCurve: 'P-256' })
   const spki = publicKey.export({ type: 'spki', format: 'der' })
   const start = Buffer.alloc(40)
-  did.copy(start)
+  us.did.copy(start)
   start.writeBigUInt64LE(nowUs() + 7n * DAY_US, 32)
-  const signature = crypto.sign(null, Buffer.concat([PROOF_LABEL, start, spki]), identity)
+  const signature = us.sign(join(PROOF_LABEL, start, spki))
   const uri = 'signedwire:' + Buffer.concat([start, signature]).toString('base64url')
 
   const algorithm = hex('300a06082a8648ce3d040302') // ecdsa-with-SHA256
@@ -92,7 +85,7 @@ function makeCertificate(identity, did) {
 // -- the DID proof of the other side -------------------------------------------------------
 
 /** Checks 1 to 6 of section 3. Node does not show the chain as it came: see step 2. */
-function provenDid(socket) {
+export function provenDid(socket) {
   if (socket.getProtocol() !== 'TLSv1.3' || socket.isSessionReused())
     throw new Error('not a fresh connection of TLS 1.3')
   if (socket.alpnProtocol !== ALPN) throw new Error(`the other side does not speak ${ALPN}`)
@@ -102,13 +95,7 @@ function provenDid(socket) {
   const { proof, spki } = readCertificate(certificate)
   const [did, signature] = [proof.subarray(0, 32), proof.subarray(40)]
   if (!isDid(did)) throw new Error('the proof names no DID')
-  const key = crypto.createPublicKey({
-    key: { kty: 'OKP', crv: 'Ed25519', x: did.toString('base64url') },
-    format: 'jwk',
-  })
-  const text = Buffer.concat([PROOF_LABEL, proof.subarray(0, 40), spki])
-  const isNeutral = signature.subarray(0, 32).equals(hex('01'.padEnd(64, '0')))
-  if (isNeutral || !crypto.verify(null, text, key, signature))
+  if (!verify(did, join(PROOF_LABEL, proof.subarray(0, 40), spki), signature))
     throw new Error('the proof is not signed by its DID')
   if (proof.readBigUInt64LE(32) + DAY_US < nowUs()) throw new Error('the proof has expired')
   return did
@@ -132,8 +119,15 @@ function readCertificate(certificate) {
   return { proof, spki: fields[6].all }
 }
 
+/** Whether a signature is that of a DID, which isDid() has found to be one (1.2). */
+export function verify(did, text, signature) {
+  const key = { kty: 'OKP', crv: 'Ed25519', x: did.toString('base64url') }
+  const isNeutral = signature.subarray(0, 32).equals(hex('01'.padEnd(64, '0')))
+  return !isNeutral && crypto.verify(null, text, { key, format: 'jwk' }, signature)
+}
+
 /** Whether the bytes are the canonical encoding of a point of prime order (1.1). */
-function isDid(raw) {
+export function isDid(raw) {
   const p = 2n ** 255n - 19n
   const order = 2n ** 252n + 27742317777372353535851937790883648493n
   const mod = (a) => ((a % p) + p) % p
@@ -164,76 +158,4 @@ function isDid(raw) {
     if ((order >> bit) & 1n) product = sum(product, [x, y, 1n])
   }
   return product[0] === 0n && product[1] === product[2]
-}
-
-// -- HELLO (4, 5.1) ------------------------------------------------------------------------
-
-function hello() {
-  const frame = Buffer.alloc(249)
-  frame.writeUInt32BE(245, 0)
-  frame[4] = 1
-  const body = frame.subarray(5)
-  body.writeUInt16LE(2, 0)
-  body.writeUInt16LE(2, 2)
-  body.writeUInt32LE(1 << 20, 12)
-  body.writeUInt32LE(1 << 16, 16)
-  body.writeBigUInt64LE(nowUs(), 20) // epochs
-  body.writeBigUInt64LE(nowUs(), 28)
-  for (let stream = 0; stream < 8; stream++) {
-    body.writeBigUInt64LE(4096n, 116 + 16 * stream)
-    body.writeBigUInt64LE(1n << 23n, 124 + 16 * stream)
-  }
-  return frame
-}
-
-function talk(socket, dialed) {
-  const did = provenDid(socket)
-  if (dialed && did.toString('hex') !== dialed) throw new Error('another DID answered')
-  console.log('peer', did.toString('hex'))
-  socket.write(hello())
-  let received = Buffer.alloc(0)
-  let isOpen = false
-  socket.on('data', (data) => {
-    if (isOpen) return
-    received = Buffer.concat([received, data])
-    if (received.length < 5) return
-    const size = received.readUInt32BE(0)
-    if (size < 245 || size > 16380 || received[4] !== 1)
-      return fail(new Error('the first frame is not a HELLO'))
-    if (received.length < 4 + size) return
-    isOpen = true
-    console.log('hello', received.readBigUInt64LE(5 + 20).toString())
-    process.stdin.on('end', () => process.exit(0)).resume()
-  })
-  socket.on('close', () => isOpen || fail(new Error('the connection ended before HELLO')))
-}
-
-function fail(error) {
-  console.error(error.message)
-  process.exit(1)
-}
-
-process.on('uncaughtException', fail)
-const [mode, host, port, dialed] = process.argv.slice(2)
-const identity = crypto.generateKeyPairSync('ed25519')
-const did = Buffer.from(identity.publicKey.export({ format: 'jwk' }).x, 'base64url')
-console.log('us', did.toString('hex'))
-const options = {
-  ...makeCertificate(identity.privateKey, did),
-  ALPNProtocols: [ALPN],
-  minVersion: 'TLSv1.3',
-  requestCert: true,
-  rejectUnauthorized: false, // the issuer proves nothing (2.3)
-}
-if (mode === 'dial') {
-  const socket = tls.connect({ ...options, host, port: Number(port) }, () => talk(socket, dialed))
-  socket.on('error', fail)
-} else {
-  const server = tls.createServer(options, (socket) => {
-    server.close()
-    talk(socket)
-    socket.on('error', fail)
-  })
-  server.on('tlsClientError', fail)
-  server.listen(0, '127.0.0.1', () => console.log('port', server.address().port))
 }
