@@ -62,15 +62,6 @@ async def accepted(*receipts: Receipt) -> None:
         await within(LIMIT, receipt.wait(DeliveryState.ACCEPTED))
 
 
-async def make_known(node: Node, to: Node) -> None:
-    """Have the other side learn the epoch: it may not, if the first link is cut at once.
-
-    Then what was written over that link has an unknown outcome.
-    """
-    await accepted(*send_volatile(node, to, b"linked"))
-    assert (await next_of(to)).payload == b"linked"
-
-
 @contextmanager
 def stopped_disk(node: Node) -> Iterator[None]:
     """The disk of this node takes as long as the block."""
@@ -197,7 +188,6 @@ async def test_they_arrive_once_and_in_order_over_cut_links() -> None:
     net = Net("memory")
     assert net.memory is not None
     async with net.pair(max_attempts=1000) as (alice, bob):
-        await make_known(alice, bob)
         receipts: list[Receipt] = []
         durable: list[Receipt] = []
         got: list[bytes] = []
@@ -475,7 +465,6 @@ async def test_refused_ones_on_links_that_break_keep_all_others_in_order() -> No
         Node(BOB, config, network=net.memory, policy=rule) as bob,
     ):
         meet(alice, bob)
-        await make_known(alice, bob)
         good: list[Receipt] = []
         bad: list[Receipt] = []
         for n in range(100):
