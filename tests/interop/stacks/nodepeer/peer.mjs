@@ -1,7 +1,8 @@
-// A peer of a signedwire node, with Node.js and no package. It has one link, and no store.
+// A peer of a signedwire node, with Node.js and no package. It has no store, and keeps nothing from
+// one link to the next, as if it had restarted between them.
 //
 //   node peer.mjs dial HOST PORT DID    connect to a node
-//   node peer.mjs accept                wait for one connection of a node
+//   node peer.mjs accept                wait for links; commands are for the first one
 //   node peer.mjs verify FILE           verify a receipt proof
 //
 // A peer that links reads commands from stdin, until its end:
@@ -59,8 +60,8 @@ class Link {
   read = 0
   reported = 0
 
-  constructor(us, socket, dialed) {
-    Object.assign(this, { us, socket, them: provenDid(socket) })
+  constructor(us, socket, dialed, opened) {
+    Object.assign(this, { us, socket, opened, them: provenDid(socket) })
     if (dialed && this.them.toString('hex') !== dialed) throw new Error('another DID answered')
     console.log('peer', this.them.toString('hex'))
     const limits = [u32(MAX_PAYLOAD), u32(MAX_BATCH)]
@@ -68,8 +69,8 @@ class Link {
     this.write(HELLO, u16(2), u16(2), u64(0), ...limits, ...epochs, ...this.granted.map(u64))
     socket.on('data', (data) => this.take(data))
     socket.on('drain', () => this.sendParts())
-    socket.on('close', () => this.isClosing || fail(new Error('the connection ended')))
-    setInterval(() => this.tick(), 1000).unref()
+    const clock = setInterval(() => this.tick(), 1000)
+    socket.on('close', () => clearInterval(clock))
   }
 
   write(type, ...parts) {
@@ -107,12 +108,12 @@ class Link {
     if (type === ENVELOPES) return this.gotPart(body)
     if (type === HELLO) {
       this.theirs = readHello(body)
+      const known = this.theirs.known.reduce((a, b) => (a > b ? a : b))
+      if (known === 2n ** 63n - 1n) throw new Fault('no epoch is left for this key')
+      if (known > this.epoch) throw new Fault('our epoch is older than the one known', 3)
       console.log('hello', this.theirs.epochs[0].toString())
       this.ping()
-      readline
-        .createInterface({ input: process.stdin })
-        .on('line', (line) => this.command(line.split(' ')))
-        .on('close', () => this.close(0, 'done'))
+      this.opened(this)
     } else if (type === RECEIPT) {
       const receipt = readStatement(fields)
       const signature = fields.bytes(64)
@@ -410,19 +411,19 @@ class Link {
   close(code, text) {
     if (this.isClosing) return
     this.report()
-    this.finish(code, () => {
-      this.answer()
-      this.write(CLOSE, u16(code), u16(Buffer.byteLength(text)), text)
-      console.log('closed by us', code, text)
-    })
+    this.isClosing = true
+    this.answer()
+    this.write(CLOSE, u16(code), u16(Buffer.byteLength(text)), text)
+    console.log('closed by us', code, text)
+    this.finish(code)
   }
 
   /** Ends our direction, and reads on for at most 2 s until the other side has closed. */
-  finish(code, writeRest = () => {}) {
+  finish(code) {
     this.isClosing = true
-    writeRest()
-    this.socket.on('close', () => process.exit(code === 0 ? 0 : 1)).end()
-    setTimeout(() => this.socket.destroy(), 2000)
+    this.code = code
+    this.socket.end()
+    setTimeout(() => this.socket.destroy(), 2000).unref()
   }
 }
 
@@ -450,7 +451,8 @@ function verifyFile(path) {
   console.log(`subject ${subject}\npayload ${sha256(payload).toString('hex')}`)
 }
 
-function connect(mode, host, port, dialed) {
+/** Links to an address, or listens if there is none, until stdin ends. */
+function serve(host, port, dialed) {
   const { publicKey, privateKey } = crypto.generateKeyPairSync('ed25519')
   const us = {
     did: Buffer.from(publicKey.export({ format: 'jwk' }).x, 'base64url'),
@@ -464,24 +466,51 @@ function connect(mode, host, port, dialed) {
     requestCert: true,
     rejectUnauthorized: false, // the issuer proves nothing (2.3)
   }
-  let link = null
-  const start = (socket) => (link = new Link(us, socket, dialed))
-  const failed = (error) => link?.isClosing || fail(error)
-  if (mode === 'dial') {
+  const links = []
+  const failed = host ? fail : (error) => console.error(error.message)
+  let commands = null // read when the first link is open
+
+  function opened(link) {
+    for (const other of links)
+      if (other !== link && other.them.equals(link.them)) other.close(2, 'another link is kept')
+    commands ??= readline
+      .createInterface({ input: process.stdin })
+      .on('line', (line) => links[0].command(line.split(' ')))
+      .on('close', end)
+  }
+  function end() {
+    commands.isEnded = true
+    for (const link of links) link.close(0, 'done')
+    if (!links.length) process.exit(0)
+  }
+  function start(socket) {
+    const link = new Link(us, socket, dialed, opened)
+    links.push(link)
+    socket.on('close', () => {
+      links.splice(links.indexOf(link), 1)
+      if (!link.isClosing) failed(new Error('the connection ended'))
+      if (host) process.exit(link.code === 0 ? 0 : 1)
+      if (commands?.isEnded && !links.length) process.exit(0)
+    })
+  }
+  if (host) {
     const socket = tls.connect({ ...options, host, port: Number(port) }, () => start(socket))
-    socket.on('error', failed)
+    socket.on('error', (error) => links[0]?.isClosing || fail(error))
     return
   }
   const server = tls.createServer(options, (socket) => {
-    server.close()
     socket.on('error', failed)
-    start(socket)
+    try {
+      start(socket)
+    } catch (error) {
+      socket.destroy(error)
+    }
   })
-  server.on('tlsClientError', fail)
+  server.on('tlsClientError', failed)
   server.listen(0, '127.0.0.1', () => console.log('port', server.address().port))
 }
 
 process.on('uncaughtException', fail)
 const [mode, ...words] = process.argv.slice(2)
 if (mode === 'verify') verifyFile(words[0])
-else connect(mode, ...words)
+else serve(...words)

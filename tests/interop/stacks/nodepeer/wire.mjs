@@ -21,7 +21,7 @@ export function readHello(body) {
   if (min > max || maxBatch < 1024 || epochs.includes(0n) || ![...epochs, ...known].every(isEpoch))
     throw new Fault('a HELLO with a field out of its range')
   if (min > 2 || max < 2) throw new Fault('only version 2 is known', 6)
-  return { maxPayload, epochs, credit: fields.many(16, fields.u64) }
+  return { maxPayload, epochs, known, credit: fields.many(16, fields.u64) }
 }
 
 export function readStatement(fields) {
