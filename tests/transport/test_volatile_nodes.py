@@ -339,3 +339,15 @@ async def test_a_queue_full_of_durable_messages_has_room_for_them() -> None:
                 for _ in range(2):
                     await peer.receipt(await peer.next(BatchReceived))
                 await accepted(*receipts)
+
+
+@on_both_loops
+async def test_two_nodes_that_dial_each_other_lose_none() -> None:
+    """One HELLO is sent before the other link has brought the epoch that it would name."""
+    net = Net()
+    async with net.node(ALICE) as alice, net.node(BOB) as bob:
+        meet(alice, bob)
+        meet(bob, alice)
+        sent = [b"1", b"2", b"3"]
+        await accepted(*send_volatile(alice, bob, *sent), *send_volatile(bob, alice, *sent))
+        assert await take(alice, 3) == await take(bob, 3) == sent

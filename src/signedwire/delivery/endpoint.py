@@ -165,12 +165,13 @@ class Endpoint:
         elif verdict is LinkVerdict.HELLO_IS_STALE:
             link.close(link_frames.CLOSE_STALE_EPOCH, "a newer epoch has begun since its HELLO")
         else:
-            session.link_opened(link, hello)
+            has_lost_marks = session.link_opened(link, hello)
             self.sessions.touch(session)
             # Messages in flight were written to another link, which this one replaces.
             self._put_back(session, session.sender.streams.take_unanswered(), is_fault=False)
-            # Before anything is written: a message that ends here might arrive twice.
-            session.end_unknown(hello)
+            if has_lost_marks:
+                # Before anything is written: a message that ends here might arrive twice.
+                session.end_unknown()
             session.announce(link)
             link.pump()
 

@@ -235,24 +235,32 @@ class PeerSession:
         """Whether the peer has had a later volatile epoch of our key than the present one."""
         return hello.known_epochs.volatile > self.sender.streams.volatile.epoch
 
-    def link_opened(self, link: LinkPort, hello: Hello) -> None:
-        """Make this the link of the peer. The verdict about the link is `USE`."""
+    def link_opened(self, link: LinkPort, hello: Hello) -> bool:
+        """Make this the link of the peer. The verdict about the link is `USE`.
+
+        Returns:
+            Whether the peer has lost the marks of our volatile messages since the last link. Then
+            the caller puts back the messages in flight and calls `end_unknown()`.
+        """
         sender, old = self.sender, self.link
         self._warn_of_old_copy(hello)
         if old is not None:
             words, kind = "there is another link now", FailureKind.CLOSED_HERE
             self._host.emit(PeerDisconnected(self.did, words, kind))
-        streams, why = sender.streams, "the peer has restarted since without its state"
-        for half, theirs, before, known in zip(
-            (streams.durable, streams.volatile),
-            hello.epochs,
-            self._their_epochs,
-            hello.known_epochs,
-            strict=True,
-        ):
-            if before not in (0, theirs) and known != half.epoch:
-                why_not = f"{why}; whether it was handled is not known"
-                sender.abandon_half(half, Reason.STALE_EPOCH, why_not)
+        streams = sender.streams
+        has_lost_durable, has_lost_volatile = (
+            # A peer whose epoch is the same has its marks, also if it does not know our epoch yet:
+            # it sent this HELLO before it had read ours on another link.
+            before not in (0, theirs) and known != ours
+            for before, theirs, known, ours in zip(
+                self._their_epochs, hello.epochs, hello.known_epochs, streams.epochs, strict=True
+            )
+        )
+        why = "the peer has restarted since without its state; whether it was handled is not known"
+        if has_lost_durable:
+            sender.abandon_half(streams.durable, Reason.STALE_EPOCH, why)
+        if has_lost_volatile:
+            sender.abandon_half(streams.volatile, Reason.STALE_EPOCH, why)
         self._their_epochs = hello.epochs
         self.link = link
         self.hang_ups = 0
@@ -261,6 +269,7 @@ class PeerSession:
         self.receiver.answers.use(link)
         if old is not None:
             old.close(link_frames.CLOSE_DUPLICATE_LINK, "there is another link now")
+        return has_lost_volatile
 
     def announce(self, link: LinkPort) -> None:
         """Report that the peer is connected."""
@@ -281,16 +290,13 @@ class PeerSession:
                 extra=fields("old copy", peer=self.did),
             )
 
-    def end_unknown(self, hello: Hello) -> None:
-        """End the volatile messages that were written to an earlier process of the peer.
+    def end_unknown(self) -> None:
+        """End the volatile messages that were written before the peer lost its marks.
 
-        The peer does not know our volatile epoch, so its marks are lost. Whether such a message
-        has arrived cannot be found out, and sent again it might arrive twice.
+        Whether such a message has arrived cannot be found out, and sent again it might arrive
+        twice.
         """
         sender = self.sender
-        volatile = sender.streams.volatile
-        if volatile.is_fresh or hello.known_epochs.volatile == volatile.epoch:
-            return
         sender.give_up_many(
             sender.lanes.remove_if(
                 lambda message: message.was_written and not message.options.is_durable

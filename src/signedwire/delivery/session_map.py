@@ -183,10 +183,14 @@ class SessionMap:
             return False
         if not sender.streams.is_fresh:
             # Numbers for this peer begin at 1 again, which needs a newer epoch.
-            self._epoch = max(self._epoch + 1, clock.new_epoch())
+            self._begin_epoch()
             if session.least_epoch:
                 session.least_epoch = max(session.least_epoch, *sender.streams.epochs) + 1
         return True
+
+    def _begin_epoch(self) -> None:
+        """Give the sending halves that are made from now on a newer epoch than all before."""
+        self._epoch = max(self._epoch + 1, clock.new_epoch())
 
     def _weigh(self, session: PeerSession) -> None:
         """Count the memory of a peer without a link, and forget strangers beyond the limit."""
@@ -228,6 +232,9 @@ class SessionMap:
         return is_free and session.is_forgettable and self._routes.resolve(session.did) is None
 
     def _drop(self, session: PeerSession) -> None:
+        if session.has_receiver and not session.receiver.is_empty:
+            # Marks are lost. The peer learns that from our next volatile epoch.
+            self._begin_epoch()
         session.forget_receiver()
         self._stranger_bytes -= session.weight
         session.weight = 0
