@@ -217,7 +217,10 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
 
     @property
     def sequence_number(self) -> int:
-        """The sender's count of its messages in this lane (v1: of all), from 1."""
+        """The sender's count of its messages of this priority (v1: of all), from 1.
+
+        Durable messages and volatile ones are counted apart.
+        """
         return sequence_of(self._body)
 
     @property
@@ -382,7 +385,7 @@ class OutgoingMessage(Receipt):
         self.body = payload
         """The payload; after numbering, header and payload of the v2 envelope."""
         self.sequence = 0
-        """The sequence number in the lane; 0: none yet."""
+        """The sequence number in the stream; 0: none yet."""
         self.row = 0
         """Number of the row in the lane of the store; 0: none."""
         self.is_stored = False

@@ -353,7 +353,7 @@ class SignedEnvelope:
 
     @property
     def sequence_number(self) -> int:
-        """Sequence number, which counts the sender's envelopes from 1; in v2, those of a lane."""
+        """Sequence number, which counts the sender's envelopes from 1; in v2, those of a stream."""
         return sequence_of(self._body)
 
     @property
