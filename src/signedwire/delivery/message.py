@@ -204,7 +204,8 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
 
     @property
     def durable(self) -> bool:
-        """Whether stores keep the message: that of the sender, and that of this node."""
+        """Whether nodes that have a store keep the message in it, its sender and this one; false
+        in v1."""
         return not isinstance(self._signature, bytes) and is_durable(self._body)
 
     @property
