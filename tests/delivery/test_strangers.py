@@ -356,6 +356,16 @@ class TestHowManyAreKept:
             self.come_and_go(desk, who)
         assert self.known(desk) == {strangers[n].did for n in (3, 0, 4, 5)}
 
+    def test_one_whose_marks_are_lost_sees_a_newer_epoch(self) -> None:
+        """It must not send its volatile messages again: they would arrive twice."""
+        desk = Desk()
+        first, *others = crowd(5)
+        before = desk.peers.session(first.did).sender.streams.epochs.volatile
+        for who in (first, *others):
+            self.come_and_go(desk, who)
+        assert first.did not in self.known(desk)
+        assert desk.begin(first).our_epochs.volatile > before
+
     @pytest.mark.parametrize(
         "why", ["routed", "linked", "opening", "its message waits", "a message waits for it"]
     )

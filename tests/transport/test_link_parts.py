@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import deque
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
@@ -16,6 +15,7 @@ from linkkit import session as new_session
 from signedwire import FailureKind, RoutingTable, TransportConfig
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
+from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.stranger_room import StrangerRoom
 from signedwire.delivery.stream_answers import Answers
 from signedwire.errors import Cause, DidProofError
@@ -34,6 +34,7 @@ from signedwire.transport.tls import TlsIdentity
 from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Credit, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
+from signedwire.wire.header import stream_of
 from signedwire.wire.session import BatchReceived, Closed, HelloReceived, Session
 from wirekit import ALICE, BOB, on_asyncio
 
@@ -337,36 +338,40 @@ class Stream:
 
 
 class Sender:
-    """The sending half of a peer's session: one batch for each item of `lanes`."""
+    """The sending half of a peer's session: one batch of a stream for each message."""
 
     def __init__(self, count: int) -> None:
-        self.lanes = deque([body(number) for number in range(1, count + 1)])
+        self.lanes: SendQueue[bytes] = SendQueue(1000)
+        self.put(*[body(number) for number in range(1, count + 1)])
         self.in_flight: list[bytes] = []
         self.dead: list[bytes] = []
-        self.roots: list[bytes] = []
+        self.names: list[bytes] = []
+
+    def put(self, *bodies: bytes) -> None:
+        self.lanes.add_many(bodies, stream_of(bodies[0]) if bodies else 0)
 
     def next_batch(
-        self, room: Credit, max_payload: int, max_bytes: int, above: int, below: int
+        self, stream: int, credit: Credit, largest: int, max_bytes: int
     ) -> list[OutgoingMessage]:
-        if not self.lanes or not room.messages or not above < Priority.NORMAL < below:
+        if not credit.messages:
             return []
         message = OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), id_of(1))
-        message.body = self.lanes.popleft()
+        message.body = self.lanes.lane(stream).popleft()
         return [message]
 
     def sent(self, batch: Any, messages: list[Any], bodies: list[bytes]) -> None:
         self.in_flight += bodies
-        self.roots.append(batch.root)
+        self.names.append(batch.name)
 
     def is_dead(self, message: OutgoingMessage) -> bool:
         return message.body in self.dead
 
-    def aborted(self, root: bytes) -> None:
-        self.roots.remove(root)
+    def aborted(self, name: bytes) -> None:
+        self.names.remove(name)
 
     @property
-    def stream(self) -> Any:
-        return SimpleNamespace(is_in_flight=lambda root: bool(self.in_flight))
+    def streams(self) -> Any:
+        return SimpleNamespace(is_in_flight=lambda name: bool(self.in_flight))
 
 
 class Output:
@@ -438,7 +443,7 @@ class TestLinkOutput:
     async def test_a_batch_whose_messages_are_dead_is_aborted(self) -> None:
         out = Output(0)
         large, small = body(1, bytes(50_000)), body(2)
-        out.sender.lanes += [large, small]
+        out.sender.put(large, small)
         out.state.note_open()
         out.stream.pending = 60_000  # room for one part
         out.output.pump()
@@ -451,9 +456,9 @@ class TestLinkOutput:
         written = frames_of(out.stream.written)
         assert written[0] == frames.Part(frames.ABORT, Priority.NORMAL)
         assert out.frames() == ["Part", "Part"]
-        assert len(out.sender.roots) == 1
+        assert len(out.sender.names) == 1
         assert out.output._under_way == {}
-        assert list(out.output._ends) == out.sender.roots
+        assert list(out.output._ends) == out.sender.names
         out.answers.end()
 
     @on_asyncio
@@ -464,7 +469,7 @@ class TestLinkOutput:
         out.output.pump()
         out.output.pump()
         assert out.frames() == ["Part"]
-        assert len(out.sender.roots) == 1
+        assert len(out.sender.names) == 1
         out.answers.end()
 
     @on_asyncio
@@ -487,8 +492,8 @@ class TestLinkOutput:
 
     @on_asyncio
     async def test_parts_go_as_the_socket_takes_them(self) -> None:
-        out = Output(1, theirs=credits(9, 1 << 20, 9, 1 << 20))
-        out.sender.lanes[0] = body(1, bytes(100_000))
+        out = Output(theirs=credits(9, 1 << 20, 9, 1 << 20))
+        out.sender.put(body(1, bytes(100_000)))
         out.state.note_open()
         out.stream.pending = 1
         out.output.pump()
@@ -555,8 +560,8 @@ class TestLinkOutput:
 
     @on_asyncio
     async def test_receipts_go_alone_before_a_batch_of_several_parts(self) -> None:
-        out = Output(1, theirs=credits(9, 1 << 20, 9, 1 << 20))
-        out.sender.lanes[0] = body(1, bytes(20_000))
+        out = Output(theirs=credits(9, 1 << 20, 9, 1 << 20))
+        out.sender.put(body(1, bytes(20_000)))
         out.state.note_open()
         out.output.queue_receipts([bytes(32)], [], is_committed=False)
         out.output.pump()

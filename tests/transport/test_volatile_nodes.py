@@ -479,3 +479,15 @@ async def test_refused_ones_on_links_that_break_keep_all_others_in_order() -> No
                 await within(LIMIT, receipt.wait("accepted"))
         assert await take(bob, 100) == [b"good %d" % n for n in range(100)]
         assert bob.receive_nowait() is None
+
+
+@on_both_loops
+async def test_two_nodes_that_dial_each_other_lose_none() -> None:
+    """One HELLO is sent before the other link has brought the epoch that it would name."""
+    net = Net()
+    async with net.node(ALICE) as alice, net.node(BOB) as bob:
+        meet(alice, bob)
+        meet(bob, alice)
+        sent = [b"1", b"2", b"3"]
+        await accepted(*send_volatile(alice, bob, *sent), *send_volatile(bob, alice, *sent))
+        assert await take(alice, 3) == await take(bob, 3) == sent

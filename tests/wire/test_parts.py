@@ -224,6 +224,17 @@ class TestOutgoing:
         assert both.count(alone) == len(both) // 2
         assert not any(a == b == c for a, b, c in zip(both, both[1:], both[2:], strict=False))
 
+    @pytest.mark.parametrize("joint", [1, 5])
+    def test_a_joint_batch_goes_before_the_other_stream(self, joint: int) -> None:
+        """Also if it is not its turn: what is sent next may need the receipt in it."""
+        outgoing = OutgoingBatches()
+        outgoing.add(writer(60_000, joint))
+        outgoing.take()
+        receipt = Receipts(1, 0, (bytes(32),))
+        outgoing.add(BatchWriter(SIGNATURE, [of_size(300, joint)], joint, receipt))
+        outgoing.add(writer(60_000, joint ^ 4))
+        assert [stream for stream, _ in taken(outgoing, 1)] == [joint]
+
     @pytest.mark.parametrize("late", [1, 5])
     def test_a_stream_that_comes_late_is_not_starved(self, late: int) -> None:
         """After any past of the two, its first part goes after at most a batch of the other."""

@@ -130,9 +130,9 @@ class AnswerQueue:
         else:
             link.answer(credit, Answers(handled + volatile_handled, [], refused))
 
-    def refuse(self, refusals: list[Refusal]) -> None:
+    def refuse(self, refusals: list[Refusal], *, is_durable: bool) -> None:
         """Send refusals of messages that were not accepted. They are not remembered."""
-        self._durable.refuse(refusals)
+        self._half(is_durable).refuse(refusals)
         self.flush_soon()
 
     def resend(self, leaves: list[bytes], *, is_durable: bool) -> None:

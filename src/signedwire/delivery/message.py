@@ -204,7 +204,8 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
 
     @property
     def durable(self) -> bool:
-        """Whether stores keep the message: that of the sender, and that of this node."""
+        """Whether nodes that have a store keep the message in it, its sender and this one; false
+        in v1."""
         return not isinstance(self._signature, bytes) and is_durable(self._body)
 
     @property
@@ -217,7 +218,10 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
 
     @property
     def sequence_number(self) -> int:
-        """The sender's number of the message, from 1. In v2 it counts the messages of a stream."""
+        """The sender's count of its messages of this priority (v1: of all), from 1.
+
+        Durable messages and volatile ones are counted apart.
+        """
         return sequence_of(self._body)
 
     @property
@@ -382,7 +386,7 @@ class OutgoingMessage(Receipt):
         self.body = payload
         """The payload; after numbering, header and payload of the v2 envelope."""
         self.sequence = 0
-        """The sequence number in the lane; 0: none yet."""
+        """The sequence number in the stream; 0: none yet."""
         self.row = 0
         """Number of the row in the lane of the store; 0: none."""
         self.is_stored = False

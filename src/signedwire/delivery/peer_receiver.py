@@ -223,7 +223,7 @@ class PeerReceiver:
         if arrivals.refusals:
             for refusal in arrivals.refusals:
                 self._host.drop(refusal.reason, self.did)
-            self.answers.refuse(arrivals.refusals)
+            self.answers.refuse(arrivals.refusals, is_durable=half is self.durable)
         self._store(stream, batch, arrivals, link)
 
     def _store(self, stream: int, batch: BatchReceived, arrivals: Arrivals, link: LinkPort) -> None:
@@ -289,7 +289,8 @@ class PeerReceiver:
             self.durable.refuse(message.leaf, message.lane)
             self._host.drop(Reason.INBOX_FULL, self.did)
             self._window.remove_from_inbox(message)
-        self.answers.refuse([Refusal(message.leaf, Reason.INBOX_FULL) for message in messages])
+        refusals = [Refusal(message.leaf, Reason.INBOX_FULL) for message in messages]
+        self.answers.refuse(refusals, is_durable=True)
         gone = {message.leaf for message in messages}
         return [place for place, leaf in enumerate(batch.leaves) if leaf in gone]
 

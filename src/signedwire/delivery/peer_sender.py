@@ -148,12 +148,13 @@ class PeerSender:
         # Before the operating system has them: they may arrive even if the link ends now.
         self._context.store.written(self.did, messages)
 
-    def aborted(self, root: bytes) -> None:
-        """Note that a link has not finished the batch with this root, all of which `is_dead()`.
+    def aborted(self, name: bytes) -> None:
+        """Note that a link has not finished a batch, all messages of which `is_dead()`.
 
         Its messages are not in flight any more. Those that have not ended end soon, as expired.
+        `name` is `SentBatch.name`.
         """
-        for message in self.streams.aborted(root):
+        for message in self.streams.aborted(name):
             if message.is_final:
                 message.release()
             else:

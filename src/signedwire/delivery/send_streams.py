@@ -73,9 +73,9 @@ class SendStreams:
         """Bytes of the messages in flight with their headers, and the weight of their batches."""
         return self.durable.in_flight_bytes + self.volatile.in_flight_bytes
 
-    def is_in_flight(self, root: bytes) -> bool:
-        """Whether the batch with this root has messages without an answer."""
-        return any(half.is_in_flight(root) for half in self._used)
+    def is_in_flight(self, name: bytes) -> bool:
+        """Whether the batch with this `SentBatch.name` has messages without an answer."""
+        return any(half.is_in_flight(name) for half in self._used)
 
     def take_batch(
         self,
@@ -99,9 +99,9 @@ class SendStreams:
             self._used.append(half)
         half.sent(batch, messages, bodies)
 
-    def aborted(self, root: bytes) -> list[OutgoingMessage]:
+    def aborted(self, name: bytes) -> list[OutgoingMessage]:
         """Forget a batch that the link did not finish; return its messages without an answer."""
-        return self.durable.aborted(root) + self.volatile.aborted(root)
+        return self.durable.aborted(name) + self.volatile.aborted(name)
 
     def is_expected(self, receipts: Receipts) -> bool:
         """Whether a message waits for one of these receipts."""
@@ -122,5 +122,8 @@ class SendStreams:
         return refused
 
     def take_unanswered(self) -> list[OutgoingMessage]:
-        """Return all unanswered messages, in the order of sending, after the link has ended."""
+        """Return all unanswered messages after the link has ended.
+
+        Those of each stream are in the order of sending.
+        """
         return self.durable.take_unanswered() + self.volatile.take_unanswered()

@@ -243,9 +243,9 @@ class SendStream:
         if self._by_leaf is not None:
             self._by_leaf.update(_leaves_of(flight))
 
-    def aborted(self, root: bytes) -> list[OutgoingMessage]:
+    def aborted(self, name: bytes) -> list[OutgoingMessage]:
         """Forget a batch that the link did not finish; return its messages without an answer."""
-        flight = self._in_flight.get(root)
+        flight = self._in_flight.get(name)
         if flight is None:
             return []  # the peer has answered before it had all parts
         messages = flight.all()

@@ -353,7 +353,7 @@ class SignedEnvelope:
 
     @property
     def sequence_number(self) -> int:
-        """Sequence number, which counts the sender's envelopes from 1; in v2, those of a lane."""
+        """Sequence number, which counts the sender's envelopes from 1; in v2, those of a stream."""
         return sequence_of(self._body)
 
     @property
@@ -401,7 +401,7 @@ class SignedEnvelope:
 
     @property
     def durable(self) -> bool:
-        """Whether the sender had the message in a store; false in v1."""
+        """Whether nodes that have a store keep the message in it; false in v1."""
         return not isinstance(self._signature, bytes) and is_durable(self._body)
 
     @property

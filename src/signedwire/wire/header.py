@@ -266,7 +266,8 @@ def check_v2_header(body: bytes) -> None:
         raise EnvelopeError(f"not an envelope: control type {control_type} in kind {kind}")
     if not has_sound_end(body):
         raise EnvelopeError(
-            "not an envelope: its header is not whole, or its subject is not printable UTF-8 in NFC"
+            "not an envelope: its header is not whole, or its subject is not UTF-8, or has a "
+            "control character"
         )
 
 

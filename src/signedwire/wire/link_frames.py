@@ -154,7 +154,7 @@ class Part:
     """`FIRST` and `LAST` in any combination, or both and `JOINT`, or `ABORT` alone; `COPIES` only
     with `FIRST`."""
     stream: int
-    """The stream of the batch; see `streams` in `wire.header`."""
+    """The stream of the batch; see `wire.header`."""
     data: bytes | memoryview = b""
     """The bytes of the batch in this part."""
     count: int = 0

@@ -113,6 +113,11 @@ class BatchWriter:
         """Size of the batch in bytes, with its signature and the sizes of its bodies."""
 
     @property
+    def is_joint(self) -> bool:
+        """Whether a receipt goes along with the batch."""
+        return bool(self._joined)
+
+    @property
     def has_begun(self) -> bool:
         """Whether the first part was taken."""
         return self._position > 0
@@ -246,6 +251,8 @@ class OutgoingBatches:
     def _next(self) -> int:
         """Return the place of the batch whose part goes next."""
         queue, first = self._queue, self._queue[0].stream
+        if queue[0].is_joint:
+            return 0  # no credit or later answer may be sent before the receipt in it
         for at in range(1, len(queue)):
             stream = queue[at].stream
             if stream == first:
@@ -459,10 +466,6 @@ class IncomingBatches:
         if reader is None:
             raise _error("the abort of a batch that has not begun")
         return reader
-
-    def clear(self) -> None:
-        """Forget all batches: the link ends."""
-        self._readers.clear()
 
 
 def _error(fact: str) -> RemoteProtocolError:

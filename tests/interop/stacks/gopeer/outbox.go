@@ -27,6 +27,7 @@ type outbox struct {
 	identity ed25519.PrivateKey
 	them     []byte
 	epochs   [2]uint64
+	theirs   uint64              // volatile epoch of the other side, as its last HELLO has it
 	numbers  [streamCount]uint64 // the last one
 	waiting  [streamCount][]*message
 	leaves   map[hash]*message
@@ -76,8 +77,9 @@ func (out *outbox) number(m *message) {
 // learn compares our counts with the HELLO of the other side (9). After a fault the link closes.
 func (out *outbox) learn(h *hello) error {
 	var lost error
+	defer func() { out.theirs = h.epochs[1] }()
 	for kind := range 2 {
-		if kind == 1 && h.known[1] != out.epochs[1] {
+		if kind == 1 && h.known[1] != out.epochs[1] && h.epochs[1] != out.theirs {
 			out.giveUp(kind, "unknown outcome")
 		}
 		isOld := h.known[kind] > out.epochs[kind]
