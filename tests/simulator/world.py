@@ -645,10 +645,15 @@ class World:
         station = sent.sender.station
         if sent.receipt is not receipt or sent.expires_at is None:
             return
-        if receipt.detail_kind is FailureKind.CLOCKS_DIFFER:
-            if sent.due_us is None or max(sent.to.latest, sent.to.now) < sent.due_us / 1e6:
-                self.violate(f"{sent}: refused as late, and it was not by the clock of {sent.to}")
-        elif sent.ends_at is not None:
+        is_refused = receipt in self.refused
+        if is_refused and (
+            sent.due_us is None or max(sent.to.latest, sent.to.now) < sent.due_us / 1e6
+        ):
+            self.violate(f"{sent}: refused as late, and it was not by the clock of {sent.to}")
+        # Without a refusal, that the clocks differ is why no link opened until its deadline.
+        if is_refused and receipt.detail_kind is FailureKind.CLOCKS_DIFFER:
+            return
+        if sent.ends_at is not None:
             if station.monotonic < sent.ends_at - 1e-3:
                 early = sent.ends_at - station.monotonic
                 self.violate(f"{sent}: expired {early:.3f} s before its deadline")
