@@ -27,6 +27,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from signedwire import Address, Did, Identity, Node, Priority, RoutingTable, TransportConfig
 from signedwire import clock as clock_module
+from signedwire import sending as sending_module
 from signedwire.arguments import Deadline
 from signedwire.clock import Clock
 from signedwire.delivery import receipt as receipt_module
@@ -1165,6 +1166,12 @@ def simulated(world: World) -> Iterator[None]:
         old_restore(message, *arguments, **more)
         world.on_restored(message)
 
+    ids = random.Random(f"{world.seed}/ids")
+
+    def new_ids(count: int) -> list[bytes]:
+        return [ids.randbytes(16) for _ in range(count)]
+
+    put(sending_module, "new_ids", new_ids)
     old_messages = put(Sending, "messages", messages)
     old_send_batch = put(Session, "send_batch", send_batch)
     old_abort_batch = put(Session, "abort_batch", abort_batch)
