@@ -27,6 +27,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from signedwire import Address, Did, Identity, Node, Priority, RoutingTable, TransportConfig
 from signedwire import clock as clock_module
+from signedwire import sending as sending_module
 from signedwire.arguments import Deadline
 from signedwire.clock import Clock
 from signedwire.delivery import receipt as receipt_module
@@ -645,10 +646,15 @@ class World:
         station = sent.sender.station
         if sent.receipt is not receipt or sent.expires_at is None:
             return
-        if receipt.detail_kind is FailureKind.CLOCKS_DIFFER:
-            if sent.due_us is None or max(sent.to.latest, sent.to.now) < sent.due_us / 1e6:
-                self.violate(f"{sent}: refused as late, and it was not by the clock of {sent.to}")
-        elif sent.ends_at is not None:
+        is_refused = receipt in self.refused
+        if is_refused and (
+            sent.due_us is None or max(sent.to.latest, sent.to.now) < sent.due_us / 1e6
+        ):
+            self.violate(f"{sent}: refused as late, and it was not by the clock of {sent.to}")
+        # Without a refusal, that the clocks differ is why no link opened until its deadline.
+        if is_refused and receipt.detail_kind is FailureKind.CLOCKS_DIFFER:
+            return
+        if sent.ends_at is not None:
             if station.monotonic < sent.ends_at - 1e-3:
                 early = sent.ends_at - station.monotonic
                 self.violate(f"{sent}: expired {early:.3f} s before its deadline")
@@ -1160,6 +1166,12 @@ def simulated(world: World) -> Iterator[None]:
         old_restore(message, *arguments, **more)
         world.on_restored(message)
 
+    ids = random.Random(f"{world.seed}/ids")
+
+    def new_ids(count: int) -> list[bytes]:
+        return [ids.randbytes(16) for _ in range(count)]
+
+    put(sending_module, "new_ids", new_ids)
     old_messages = put(Sending, "messages", messages)
     old_send_batch = put(Session, "send_batch", send_batch)
     old_abort_batch = put(Session, "abort_batch", abort_batch)
