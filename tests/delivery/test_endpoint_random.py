@@ -167,7 +167,8 @@ class World:
             return
         marks: tuple[int, ...] = ()
         for half, its, ours in zip(peer.halves, known, link.our_epochs, strict=True):
-            assert half.begin(ours)
+            if ours != half.epoch:
+                half.begin(ours)
             marks += half.marks_now() if its == ours else (0, 0, 0, 0)
         room = Credit(rng.randrange(1, 40), rng.randrange(1500, 20_000))
         link.say_hello(

@@ -17,7 +17,6 @@ from signedwire.wire.header import (
     MAX_KIND_OF_MESSAGE,
     MAX_PAYLOAD_TYPE,
     MIN_V2_HEADER_SIZE,
-    PRIORITY,
     RECIPIENT,
     SENDER,
     V2_START,
@@ -97,16 +96,13 @@ class ReceiveStream:
         refused = len(self._late) + len(self._not_stored)
         return 40 * sum(map(len, self._accepted)) + 150 * refused
 
-    def begin(self, epoch: int) -> bool:
-        """Begin the epoch of the peer's HELLO; return `False` if it is older than the latest."""
-        if epoch < self.epoch:
-            return False
-        if epoch > self.epoch:
-            self.epoch = epoch
-            self.marks = [0] * len(Priority)
-            for leaves in self._accepted:
-                leaves.clear()
-        return True
+    def begin(self, epoch: int) -> None:
+        """Begin an epoch of the peer that is later than the latest known one."""
+        assert epoch > self.epoch
+        self.epoch = epoch
+        self.marks = [0] * len(Priority)
+        for leaves in self._accepted:
+            leaves.clear()
 
     def restore(self, epoch: int, marks: Sequence[int]) -> None:
         """Continue from the state of an earlier process.
@@ -145,7 +141,7 @@ class ReceiveStream:
         """Check each envelope of a batch whose signature fits, and advance the marks.
 
         Args:
-            batch: The batch.
+            batch: The batch. All of its envelopes are of one stream.
             max_payload_size: Largest accepted payload, in bytes.
             now_us: The present Unix time in microseconds, for deadlines.
             origin: Receives the application's answers to the messages.
@@ -162,7 +158,6 @@ class ReceiveStream:
         largest = MIN_V2_HEADER_SIZE + max_payload_size
         # Not the batch itself: else one message would keep all others of it in memory.
         seal = SentBatch(batch.root, batch.leaves, batch.signature)
-        is_critical = batch.bodies[0][PRIORITY] == _CRITICAL
         for index, body in enumerate(batch.bodies):
             start, sequence, its_parties, lane, type_, its_epoch, due_us, kind, more = unpack(body)
             if (
@@ -171,7 +166,6 @@ class ReceiveStream:
                 and lane <= _CRITICAL
                 and type_ <= MAX_PAYLOAD_TYPE
                 and kind <= MAX_KIND_OF_MESSAGE
-                and (lane == _CRITICAL) == is_critical
                 and start == V2_START
                 and sequence
                 and len(body) <= (_limit_of(body, largest) if more or kind == _REPLY else largest)
