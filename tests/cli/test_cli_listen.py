@@ -105,7 +105,7 @@ def test_a_message_is_one_json_object(alice: Node) -> None:
         "is_redelivered": False,
         "kind": "message",
         "subject": "",
-        "is_durable": False,
+        "is_durable": True,
         "priority": "low",
         "payload_type": "raw",
         "size": len(envelope.payload),

@@ -509,7 +509,7 @@ async def test_a_batch_with_a_wrong_signature_is_refused_by_name_and_ends_the_li
         assert bob.stats().dropped == {Reason.BAD_SIGNATURE: 2}
         # Nothing of it was believed: the numbers are free, and who signs for them may use them.
         with await RawPeer.dial(bob, ALICE) as peer:
-            assert (await peer.next(HelloReceived)).hello.marks == (0, 2, 0, 0)
+            assert (await peer.next(HelloReceived)).hello.marks == (0, 2, 0, 0, 0, 0, 0, 0)
             await peer.send(*bad)
             await peer.next(ReceiptsReceived)
         assert await take(bob, 2) == [b"bad", b"worse"]

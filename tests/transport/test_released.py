@@ -20,6 +20,7 @@ from signedwire import (
 )
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.transport.store_driver import StoreDriver
+from signedwire.wire.header import stream_of
 from signedwire.wire.parts import BatchWriter
 from signedwire.wire.session import SentBatch, Session
 from wirekit import ALICE, BOB, eventually, on_asyncio, refusing_address
@@ -48,10 +49,10 @@ async def test_what_is_given_up() -> None:
 async def test_what_is_refused_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     sign = Session.send_batch
 
-    def send_batch(session: Session, bodies: list[bytes]) -> SentBatch:
-        batch = sign(session, bodies)
+    def send_batch(session: Session, bodies: list[bytes], *joined: Any) -> SentBatch:
+        batch = sign(session, bodies, *joined)
         forged = batch.signature[:-1] + bytes((batch.signature[-1] ^ 1,))
-        session._outgoing._queue[-1] = BatchWriter(forged, bodies, bodies[0][104])
+        session._outgoing._queue[-1] = BatchWriter(forged, bodies, stream_of(bodies[0]))
         return batch
 
     monkeypatch.setattr(Session, "send_batch", send_batch)

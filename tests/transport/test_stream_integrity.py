@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from test_link import Net, meet
 
 from signedwire import DeliveryState, Node, Reason, Receipt
 from signedwire.transport.link import Link
+from signedwire.wire.header import stream_of
 from signedwire.wire.parts import BatchWriter
 from signedwire.wire.session import SentBatch, Session
 from wirekit import ALICE, BOB, eventually, on_both_loops, random_seed, within
@@ -39,10 +41,10 @@ async def test_one_altered_byte_refuses_the_others_of_its_batch_alone(
     sign, altered = Session.send_batch, set[int]()
     countdown = rng.randrange(5, 40)
 
-    def send_batch(session: Session, bodies: list[bytes]) -> SentBatch:
+    def send_batch(session: Session, bodies: list[bytes], *joined: Any) -> SentBatch:
         """Of one batch, change a byte of an envelope after it was signed."""
         nonlocal countdown
-        batch = sign(session, bodies)
+        batch = sign(session, bodies, *joined)
         if session.peer == BOB.did:
             countdown -= 1
             if not countdown:
@@ -57,7 +59,9 @@ async def test_one_altered_byte_refuses_the_others_of_its_batch_alone(
                 # message has no answer, and goes again over the next link.
                 altered.discard(int.from_bytes(forged[which][126:134], "little"))
                 forged[which] = bytes(changed)
-                session._outgoing._queue[-1] = BatchWriter(batch.signature, forged, forged[0][104])
+                session._outgoing._queue[-1] = BatchWriter(
+                    batch.signature, forged, stream_of(forged[0])
+                )
         return batch
 
     monkeypatch.setattr(Session, "send_batch", send_batch)

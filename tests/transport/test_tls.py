@@ -1141,7 +1141,7 @@ SLOWER_MUTATIONS: Final = {
     ),
     "our own DID": (
         "delivery/peer_session.py",
-        "if self.did == self._context.us and hello.epoch == self.sender.epoch:",
+        "if self.did == self._context.us and hello.epochs.volatile == ours.volatile:",
         "if False:",
         "does_not_link_to_itself",
     ),
