@@ -22,7 +22,7 @@ from .actor import main
 _COLUMNS: Final = {
     "outgoing (id, expires_at_us, body)": 3,
     "outgoing (id, expires_at_us, body, ages_at_us)": 4,
-    "batch": 6,
+    "batch": 7,
     "incoming": 4,
     "lane": 6,
     "peer": 12,
