@@ -12,7 +12,7 @@ import pytest
 from idkit import id_of
 from linkkit import body, credits, frames_of, open_pair, ping
 from linkkit import session as new_session
-from signedwire import FailureKind, RoutingTable, TransportConfig
+from signedwire import FailureKind, TransportConfig
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.send_queue import SendQueue
@@ -139,11 +139,10 @@ class Wire:
         self.owner = Owner(**owner)
         self.socket = cast("Any", SimpleNamespace(is_reset=False, set_waiting=lambda _: None))
         self.shares = cast("Any", Shares())
-        runtime: Any = SimpleNamespace(
-            stranger_room=StrangerRoom(), config=TransportConfig(), routing=RoutingTable()
-        )
+        runtime: Any = SimpleNamespace(stranger_room=StrangerRoom(), config=TransportConfig())
         state = cast("Any", self.owner)
-        wait = RoomWait(runtime, state, state, self.socket)
+        known = cast("Any", frozenset[Did]())
+        wait = RoomWait(runtime, known, state, state, self.socket)
         self.input = LinkInput(state, state, theirs, self.socket, self.shares, wait, expected)
         self.owner.input = self.input
         self.session = new_session(ALICE, BOB)

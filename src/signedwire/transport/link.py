@@ -80,7 +80,8 @@ class Link:
         self._answers = AnswerWatch(config.ping_interval, config.answer_timeout, self._on_overdue)
         on_batch = None if dialer is None else dialer.touch
         self._output = LinkOutput(state, channel, self._socket, self._answers, on_batch, loop)
-        wait = RoomWait(runtime, self, state, self._socket)
+        known = endpoint.context.known
+        wait = RoomWait(runtime, known, self, state, self._socket)
         self._input = LinkInput(self, state, channel, self._socket, runtime.shares, wait, expected)
         self._events = LinkEvents(runtime, endpoint, state, self._output, on_batch)
         input_, output, timer = self._input, self._output, self._timer
@@ -144,7 +145,7 @@ class Link:
             self._end.fail(self, Reason.DENIED, cause, is_logged=not was_logged)
             return
         endpoint.proven(did)
-        state.is_known = state.is_known or runtime.routing.resolve(did) is not None
+        state.is_known = state.is_known or did in endpoint.context.known
         state.session = Session(
             runtime.identity,
             did,

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 
 from signedwire.clock import monotonic
+from signedwire.delivery.known_senders import KnownSenders
 from signedwire.transport.link_ports import InputPort
 from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
@@ -29,6 +30,7 @@ class RoomWait:
 
     Args:
         runtime: The surroundings of all parts of the node.
+        known: The DIDs that are no strangers.
         link: The link.
         state: The state of the link, with its session.
         socket: The socket of the link.
@@ -36,11 +38,11 @@ class RoomWait:
 
     __slots__ = (
         "_interval",
+        "_known",
         "_link",
         "_loop",
         "_on_over",
         "_room",
-        "_routing",
         "_runtime",
         "_since",
         "_size",
@@ -51,11 +53,16 @@ class RoomWait:
     )
 
     def __init__(
-        self, runtime: Runtime, link: InputPort, state: LinkState, socket: LinkSocket
+        self,
+        runtime: Runtime,
+        known: KnownSenders,
+        link: InputPort,
+        state: LinkState,
+        socket: LinkSocket,
     ) -> None:
         self._runtime = runtime
         self._room = runtime.stranger_room
-        self._routing = runtime.routing
+        self._known = known
         self._interval = runtime.config.ping_interval
         self._link: InputPort | None = link
         self._state = state
@@ -127,9 +134,9 @@ class RoomWait:
             link.close(frames.CLOSE_TOO_MANY, "no room for what strangers send")
 
     def _is_known(self) -> bool:
-        """Look whether the other side has a route by now."""
+        """Look whether the other side is no stranger by now, as when it has got a route."""
         state = self._state
-        if state.did is not None and self._routing.resolve(state.did) is not None:
+        if state.did is not None and state.did in self._known:
             state.is_known = True
         return state.is_known
 
