@@ -53,13 +53,13 @@ def watch() -> None:
         leaves[batch.root] = batch.leaves
         receive(receiver, batch, *rest)
 
-    def signing(session: Session, kind: int, hashes: list[bytes], at_us: int) -> None:
+    def signing(session: Session, kind: int, hashes: list[bytes], at_us: int, **more: Any) -> None:
         if kind == frames.ACCEPTED_BATCHES:
             for root in hashes:
                 note("signed", leaves.pop(root))
         elif kind == frames.ACCEPTED_ENVELOPES:
             note("signed", hashes)
-        sign(session, kind, hashes, at_us)
+        sign(session, kind, hashes, at_us, **more)
 
     Work.accept = accepting  # type: ignore[assignment,method-assign]
     PeerReceiver.receive = receiving  # type: ignore[assignment,method-assign]
