@@ -98,7 +98,8 @@ class ReceiveStream:
 
     def begin(self, epoch: int) -> None:
         """Begin an epoch of the peer that is later than the latest known one."""
-        assert epoch > self.epoch
+        before = self.epoch
+        assert epoch > before
         self.epoch = epoch
         self.marks = [0] * len(Priority)
         for leaves in self._accepted:

@@ -90,16 +90,15 @@ func decodeEnvelope(body []byte) (*envelope, error) {
 	case e.kind > kindPublication || e.control != 0:
 		return e, errors.New("a kind or control type that is not handled")
 	case !isSubject(e.subject):
-		return e, errors.New("a subject that is not printable")
+		return e, errors.New("a subject with a control character, or not in UTF-8")
 	}
 	return e, nil
 }
 
-// isSubject reports whether a text may be a subject (7), except that it does not check for NFC:
-// Go's standard library has no tables of normal forms.
+// isSubject reports whether a text may be a subject (7).
 func isSubject(text []byte) bool {
-	notPrintable := func(r rune) bool { return !unicode.IsPrint(r) }
-	return utf8.Valid(text) && bytes.IndexFunc(text, notPrintable) < 0
+	isBad := func(r rune) bool { return unicode.IsControl(r) || r == 0x2028 || r == 0x2029 }
+	return utf8.Valid(text) && bytes.IndexFunc(text, isBad) < 0
 }
 
 // streamOf is the stream of a body (1), or 255 if it has none.

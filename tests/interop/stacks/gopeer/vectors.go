@@ -289,9 +289,17 @@ func (v *vectors) frame(name string, data []byte) {
 		p, _ := decodePart(body)
 		made = p.encode()
 		v.check(p.flags == partWhole, "%s is whole", name)
-		if p.form == partJoint {
+		switch {
+		case p.form == partJoint:
 			v.joint(name, data)
-		} else {
+		case name == "envelopes_critical":
+			stop := envelope{sequence: 400, sender: v.Alice.DID, recipient: v.Bob.DID,
+				timestamp: 1_700_000_000_000_400, priority: 3, epoch: 1_600_000_000_000_000,
+				isDurable: true, payload: []byte("stop")}
+			binary.LittleEndian.PutUint16(stop.id[:], 400)
+			batch := signBatch(v.alice, p.stream, [][]byte{stop.encode()})
+			v.check(bytes.Equal(batch.encode(), p.data), "the batch of %s", name)
+		default:
 			v.isNumbered(name, p.stream, 3, 2, p.data)
 		}
 	case typeReceipt:

@@ -46,7 +46,7 @@ export const printable = (text) => text.toString().replace(/[\p{C}\p{Zl}\p{Zp}]/
 function isSubject(bytes) {
   const text = bytes.toString()
   const isUtf8 = Buffer.from(text).equals(bytes)
-  return isUtf8 && /^(?:[^\p{C}\p{Z}]| )*$/u.test(text) && text.normalize('NFC') === text
+  return isUtf8 && !/[\p{Cc}\u2028\u2029]/u.test(text)
 }
 
 /** The fields of a body of at least 126 bytes, and whether they are well formed. */
