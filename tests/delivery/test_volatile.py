@@ -295,3 +295,14 @@ def test_a_volatile_message_is_in_no_store() -> None:
     link.accept()
     assert desk.store.called("put") == []
     assert desk.store.called("ended") == []
+
+
+def test_they_do_not_wait_while_the_store_moves_its_deadlines() -> None:
+    """After a step of the wall clock, the store sends its own messages again, and no others."""
+    desk = Desk(store=FakeStore)
+    desk.route()
+    link = desk.link()
+    desk.store.is_held_now = True
+    volatile = desk.post(is_durable=False)
+    desk.host.run()
+    assert link.messages == [volatile]

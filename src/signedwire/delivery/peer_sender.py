@@ -23,6 +23,7 @@ from signedwire.errors import Cause, FailureKind
 from signedwire.events import MessageRefused
 from signedwire.types import Credit, DeliveryState, Did, Reason, unix_time_us
 from signedwire.wire.clock_offset import ClockOffset
+from signedwire.wire.header import VOLATILE
 from signedwire.wire.link_frames import REFUSED_ENVELOPES, Receipts
 from signedwire.wire.session import SentBatch
 
@@ -126,8 +127,10 @@ class PeerSender:
             max_bytes: Size in bytes of the largest batch that the peer accepts.
         """
         streams = self.streams
-        if not self.lanes.lane(stream) or self._context.store.look_at_clock():
+        if not self.lanes.lane(stream):
             return []
+        if stream < VOLATILE and self._context.store.look_at_clock():
+            return []  # the store sends its messages when their deadlines were moved
         if self._context.access.denies(self.did):
             return []  # the endpoint ends the queue in the next turn of the loop
         if streams.in_flight >= _MAX_IN_FLIGHT or streams.in_flight_bytes >= _MAX_IN_FLIGHT_BYTES:
