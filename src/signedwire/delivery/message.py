@@ -49,7 +49,8 @@ from signedwire.wire.header import (
     timestamp_of,
 )
 from signedwire.wire.link_frames import MAX_REFUSAL_TEXT, REASON_CODES
-from signedwire.wire.session import BatchReceived, SentBatch
+from signedwire.wire.sent_batch import SentBatch
+from signedwire.wire.session import BatchReceived
 
 __all__ = ["Message", "AckSink", "IncomingMessage", "OutgoingMessage"]
 

@@ -25,7 +25,7 @@ from signedwire.types import Credit, DeliveryState, Did, Reason, unix_time_us
 from signedwire.wire.clock_offset import ClockOffset
 from signedwire.wire.header import VOLATILE
 from signedwire.wire.link_frames import REFUSED_ENVELOPES, Receipts
-from signedwire.wire.session import SentBatch
+from signedwire.wire.sent_batch import SentBatch
 
 __all__ = ["BROKE", "PeerSender"]
 

@@ -25,7 +25,8 @@ from signedwire.wire.header import (
     unpack_v2,
 )
 from signedwire.wire.link_frames import Refusal
-from signedwire.wire.session import BatchFailed, BatchReceived, SentBatch
+from signedwire.wire.sent_batch import SentBatch
+from signedwire.wire.session import BatchFailed, BatchReceived
 
 __all__ = ["Arrivals", "ReceiveStream"]
 

@@ -14,7 +14,7 @@ from signedwire.delivery.streams import Refused, SendStream
 from signedwire.types import Credit
 from signedwire.wire.header import VOLATILE
 from signedwire.wire.link_frames import Epochs, Receipts
-from signedwire.wire.session import SentBatch
+from signedwire.wire.sent_batch import SentBatch
 
 __all__ = ["SendStreams"]
 

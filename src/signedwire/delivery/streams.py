@@ -33,7 +33,7 @@ from signedwire.wire.link_frames import (
     Receipts,
 )
 from signedwire.wire.receipt_proof import encode_receipt_proof
-from signedwire.wire.session import SentBatch
+from signedwire.wire.sent_batch import SentBatch
 
 __all__ = ["Refused", "SendStream"]
 
