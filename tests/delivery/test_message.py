@@ -18,7 +18,7 @@ from signedwire.errors import SignatureError
 from signedwire.identity import Identity
 from signedwire.types import Did, PayloadType, Priority, Reason
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
-from signedwire.wire.header import encode_v2_body
+from signedwire.wire.header import VOLATILE, encode_v2_body
 from signedwire.wire.link_frames import REASON_CODES
 from signedwire.wire.session import BatchReceived
 
@@ -86,7 +86,7 @@ class TestMessage:
         assert message.is_proven
         assert message.payload == b"hello"
         assert message.priority is Priority.HIGH
-        assert message.lane == 2
+        assert message.stream % VOLATILE == 2
         assert message.payload_type is PayloadType.SENSOR_FUSION
         assert (message.sequence_number, message.timestamp_us) == (7, 123)
         assert message.expires_at_us is None

@@ -110,6 +110,7 @@ class TestReceiving:
         assert window._in_inbox.of(1) == (2, batch.size)
         for message in desk.take():
             assert message.size > len(message.payload) + 126
+        window.update_budget()
         assert window._in_inbox.of(1) == (0, 0)
 
     def test_credit_counts_the_path_of_what_is_not_new(self) -> None:

@@ -70,6 +70,7 @@ class CheckedWindow(RecvWindow):
         return self._sizes[stream].minus(self.in_use(stream))
 
     def credit(self, receiver: BudgetUser) -> dict[int, Credit]:
+        self._count_taken()
         budget = self._budget
         free = max(0, budget._limit - budget._used)
         model: dict[int, Credit] = {}
@@ -96,9 +97,10 @@ class CheckedWindow(RecvWindow):
             self.waiting[id(message)] = message
         super().add_to_inbox(stream, messages)
 
-    def remove_from_inbox(self, message: IncomingMessage) -> None:
-        del self.waiting[id(message)]
-        super().remove_from_inbox(message)
+    def _count_taken(self) -> None:
+        for message in self.taken:
+            del self.waiting[id(message)]
+        super()._count_taken()
 
     def add_uncommitted(self, stream: int, messages: int, size: int) -> None:
         self.uncommitted.append((stream, messages, size))

@@ -25,6 +25,7 @@ from signedwire.delivery.streams import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, Ref
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit, DeliveryState, Priority, Reason, unix_time_us
 from signedwire.wire.envelope import SignedEnvelope, sign_batch
+from signedwire.wire.header import VOLATILE
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     ACCEPTED_ENVELOPES,
@@ -680,7 +681,7 @@ def leaf(one: bytes) -> bytes:
 
 
 def numbers(messages: list[IncomingMessage]) -> list[tuple[int, int]]:
-    return [(message.lane, message.sequence_number) for message in messages]
+    return [(message.stream % VOLATILE, message.sequence_number) for message in messages]
 
 
 @pytest.fixture

@@ -674,6 +674,7 @@ async def test_a_denied_peer_is_told_so_and_gets_no_receipt(tmp_path: Path) -> N
         message = await bob.receive(LIMIT)
         assert message is not None
         window = bob._core.endpoint.sessions.session(ALICE.did).receiver._window
+        await eventually(lambda: not any(window._in_inbox.messages))
         outbox = bob._core.store
         assert outbox is not None
         gate = threading.Event()

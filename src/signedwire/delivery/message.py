@@ -257,7 +257,7 @@ class IncomingMessage(Message):
     `Message` is the public part. Everything that this class adds is for the transport.
     """
 
-    __slots__ = ("_is_answered", "lane", "origin", "row")
+    __slots__ = ("_is_answered", "origin", "row", "stream")
 
     def __init__(
         self,
@@ -267,11 +267,15 @@ class IncomingMessage(Message):
         expires_at_us: int | None = None,
         origin: AckSink | None = None,
         is_proven: bool = True,
+        stream: int | None = None,
     ) -> None:
         # Called per message: keyword arguments would cost 0.15 µs more. `Message.__init__` raises.
         self._body = body
-        self.lane = body[PRIORITY]
-        """The lane: the number of the priority, 0 to 3."""
+        if stream is None:
+            is_v1 = isinstance(signature, bytes)
+            stream = body[PRIORITY] + VOLATILE if is_v1 else stream_of(body)
+        self.stream = stream
+        """The stream of a v2 message; see `wire.header`."""
         self.size = len(body)
         self._signature = signature
         self._index = index
@@ -314,13 +318,6 @@ class IncomingMessage(Message):
                 object, so no property gives it a sender that nothing proves.
         """
         return is_key_denied(self._body[SENDER])
-
-    @property
-    def stream(self) -> int:
-        """The stream of a v2 message; see `wire.header`."""
-        if isinstance(self._signature, bytes):
-            return self.lane + VOLATILE
-        return stream_of(self._body)
 
     @property
     def index(self) -> int:

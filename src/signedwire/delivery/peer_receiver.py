@@ -286,9 +286,9 @@ class PeerReceiver:
             Places of the messages in the batch, also where it has one of them twice.
         """
         for message in messages:
-            self.durable.refuse(message.leaf, message.lane)
+            self.durable.refuse(message.leaf, message.stream)
             self._host.drop(Reason.INBOX_FULL, self.did)
-            self._window.remove_from_inbox(message)
+        self._window.taken += messages
         refusals = [Refusal(message.leaf, Reason.INBOX_FULL) for message in messages]
         self.answers.refuse(refusals, is_durable=True)
         gone = {message.leaf for message in messages}
@@ -315,8 +315,7 @@ class PeerReceiver:
     def _undo(self, pending: _PendingBatch) -> None:
         """Treat a batch that could not be stored as not received."""
         self._release(pending)
-        for message in pending.new:
-            self._window.remove_from_inbox(message)
+        self._window.taken += pending.new
         self.answers.flush_soon()  # also if the link is over: the bytes are free for others
         pending.link.close(CLOSE_UNAVAILABLE, "the store has failed")
 
@@ -351,7 +350,8 @@ class PeerReceiver:
         self._host.counters.messages_received += len(messages)
         is_known = self.did in context.known
         if messages:  # all of one lane, as a batch is
-            context.inbox.add_many(messages, messages[0].lane, self.did, is_known)
+            lane = messages[0].stream % VOLATILE
+            context.inbox.add_many(messages, lane, self.did, is_known)
 
     def failed(self, batch: BatchFailed) -> list[Refusal]:
         """Return the refusals for a batch whose signature does not fit; none is accepted."""
@@ -364,7 +364,7 @@ class PeerReceiver:
 
     def taken(self, message: IncomingMessage) -> None:
         """Free the credit of a message that the application has now. In the loop."""
-        self._window.remove_from_inbox(message)
+        self._window.taken.append(message)
         if not self.answers.is_flush_due:
             self.answers.flush_soon()
 

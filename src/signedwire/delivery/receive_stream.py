@@ -20,8 +20,10 @@ from signedwire.wire.header import (
     RECIPIENT,
     SENDER,
     V2_START,
+    VOLATILE,
     has_sound_end,
     payload_start,
+    stream_of,
     unpack_v2,
 )
 from signedwire.wire.link_frames import Refusal
@@ -156,7 +158,7 @@ class ReceiveStream:
         refused: list[int] = []
         late: list[int] = []
         parties, epoch, marks, accepted = self._parties, self.epoch, self.marks, self._accepted
-        unpack, leaves = unpack_v2, batch.leaves
+        unpack, leaves, first = unpack_v2, batch.leaves, stream_of(batch.bodies[0]) & VOLATILE
         largest = MIN_V2_HEADER_SIZE + max_payload_size
         # Not the batch itself: else one message would keep all others of it in memory.
         seal = SentBatch(batch.root, batch.leaves, batch.signature)
@@ -177,7 +179,8 @@ class ReceiveStream:
                     marks[lane] = sequence
                     flaw = None if admit is None else admit(body)
                     if flaw is None and not 0 < due_us <= now_us:
-                        new.append(IncomingMessage(body, seal, index, due_us or None, origin))
+                        at, due = first + lane, due_us or None
+                        new.append(IncomingMessage(body, seal, index, due, origin, True, at))
                         accepted[lane].add(sequence, leaf)
                         continue
                     if flaw is None:

@@ -49,6 +49,7 @@ class RecvWindow:
         "_room",
         "_sizes",
         "_uncommitted",
+        "taken",
     )
 
     def __init__(
@@ -71,6 +72,8 @@ class RecvWindow:
         self._is_stranger = is_stranger
         self._in_inbox = _Totals()
         self._uncommitted = _Totals()
+        self.taken: list[IncomingMessage] = []
+        """Messages that have left the inbox, to be counted by the next call. The caller appends."""
         self._changed = set(range(STREAMS))
         """Streams for which `credit()` may find more than before."""
         self._in_budget = 0
@@ -88,6 +91,7 @@ class RecvWindow:
     @property
     def is_unused(self) -> bool:
         """Whether the peer has no link, and no message of it waits in the inbox."""
+        self._count_taken()
         return not self._links and not any(self._in_inbox.messages)
 
     def first_credit(self, receiver: BudgetUser) -> tuple[Credit, ...]:
@@ -101,6 +105,7 @@ class RecvWindow:
 
         The budget asks `receiver` to grant what it cut here.
         """
+        self._count_taken()
         changed, self._changed = self._changed, set()
         found: dict[int, Credit] = {}
         for stream in sorted(changed, key=_urgency):
@@ -130,14 +135,6 @@ class RecvWindow:
         self._in_inbox.add(stream, len(messages), size)
         self.update_budget()
 
-    def remove_from_inbox(self, message: IncomingMessage) -> None:
-        """Free the credit of one message. `update_budget()` frees its bytes for other peers."""
-        stream = message.stream
-        in_inbox = self._in_inbox  # not by `add()`: this is called for each message
-        in_inbox.messages[stream] -= 1
-        in_inbox.bytes[stream] -= message.size
-        self._changed.add(stream)
-
     def add_uncommitted(self, stream: int, messages: int, size: int) -> None:
         """Count messages that are not new and wait for a commit; numbers below 0 free them."""
         self._uncommitted.add(stream, messages, size)
@@ -149,6 +146,7 @@ class RecvWindow:
 
     def update_budget(self) -> None:
         """Have the shared budget count the bytes that wait in the inbox now."""
+        self._count_taken()
         waiting = sum(self._in_inbox.bytes)
         if waiting != self._in_budget:
             counted, self._in_budget = self._in_budget, waiting
@@ -157,6 +155,18 @@ class RecvWindow:
             counted, self._in_room = self._in_room, in_room
             if in_room != counted:
                 self._room.add_inbox(in_room - counted)
+
+    def _count_taken(self) -> None:
+        """Free the credit of the messages in `taken`."""
+        if not self.taken:
+            return
+        taken, self.taken = self.taken, []
+        messages, sizes = self._in_inbox.messages, self._in_inbox.bytes
+        for message in taken:
+            stream = message.stream
+            messages[stream] -= 1
+            sizes[stream] -= message.size
+            self._changed.add(stream)
 
 
 class _Totals:

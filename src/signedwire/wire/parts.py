@@ -342,16 +342,13 @@ class BatchReader:
         position, end = _SIGNATURE_SIZE, len(data)
         unpack = _SIZE.unpack_from
         for _ in range(self.count):
-            if position + _SIZE.size > end:
-                raise _error("a batch that is shorter than its envelopes")
-            (size,) = unpack(data, position)
-            position += _SIZE.size
-            stop = position + size
+            start = position + 4
+            stop = start + unpack(data, position)[0] if start <= end else start
             if stop > end:
                 raise _error("a batch that is shorter than its envelopes")
-            if size < MIN_V2_HEADER_SIZE:
-                raise _error(f"an envelope of {size} bytes")
-            bodies.append(data[position:stop])
+            if stop - start < MIN_V2_HEADER_SIZE:
+                raise _error(f"an envelope of {stop - start} bytes")
+            bodies.append(data[start:stop])
             position = stop
         if position != end:
             raise _error("a batch that is longer than its envelopes")
