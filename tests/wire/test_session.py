@@ -57,7 +57,7 @@ from signedwire.wire.session import (
     BatchFailed,
     BatchReceived,
     Closed,
-    CreditReceived,
+    RoomReceived,
     Event,
     HelloReceived,
     ReceiptsReceived,
@@ -198,7 +198,7 @@ class TestDispatch:
         [
             ("RECEIPT", [ReceiptsReceived(receipt())]),
             ("REFUSAL", [ReceiptsReceived(receipt(4))]),
-            ("CREDIT", [CreditReceived()]),
+            ("CREDIT", [RoomReceived()]),
             ("PING", []),
             ("PONG", []),
             ("CLOSE", [Closed(frames.CLOSE_EVICTED, "bye", is_by_peer=True)]),
@@ -801,7 +801,7 @@ class TestCreditOut:
     def test_the_same_credit_again(self) -> None:
         alice = open_alice()
         alice.receive_data(CreditFrame(PLENTY).encode(), 0.0)
-        assert events_of(alice) == [CreditReceived()]
+        assert events_of(alice) == [RoomReceived()]
 
     @pytest.mark.parametrize("stream", range(STREAMS))
     @pytest.mark.parametrize("granted", [(1, 1000), (2, 2 * SIZE - 1)])
@@ -1304,7 +1304,7 @@ class Wire:
                 self.untaken[end].extend(bodies)
             case ReceiptsReceived(receipts):
                 self.heard[end].append((receipts.kind, receipts.hashes, receipts.is_committed))
-            case HelloReceived() | CreditReceived():
+            case HelloReceived() | RoomReceived():
                 pass
             case _:
                 raise AssertionError(event)

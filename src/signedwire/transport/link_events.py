@@ -23,7 +23,7 @@ from signedwire.wire.session import (
     BatchFailed,
     BatchReceived,
     Closed,
-    CreditReceived,
+    RoomReceived,
     Event,
     HelloReceived,
     ReceiptsReceived,
@@ -95,7 +95,7 @@ class LinkEvents:
             case ReceiptsReceived(receipts):
                 state.has_progress |= endpoint.on_receipts(peer_session, receipts)
                 output.pump_soon()
-            case CreditReceived():
+            case RoomReceived():
                 output.pump_soon()
             case HelloReceived(hello):
                 link.on_hello(peer_session, hello)

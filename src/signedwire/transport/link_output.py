@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Final
 
 from signedwire.clock import monotonic
 from signedwire.delivery.message import OutgoingMessage
@@ -20,7 +21,7 @@ from signedwire.transport.link_socket import LinkSocket
 from signedwire.transport.link_state import LinkState
 from signedwire.transport.receipt_queue import ReceiptQueue
 from signedwire.transport.tls_channel import TlsChannel
-from signedwire.types import Credit, unix_time_us
+from signedwire.types import Credit, Priority, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.header import VOLATILE
 from signedwire.wire.link_frames import Close
@@ -29,6 +30,8 @@ from signedwire.wire.sent_batch import SentBatch, SentCopies
 from signedwire.wire.session import Session
 
 __all__ = ["LinkOutput"]
+
+_CRITICAL: Final = int(Priority.CRITICAL)
 
 
 class LinkOutput:
@@ -94,21 +97,21 @@ class LinkOutput:
     # -- messages ---------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Write parts of what waits for the peer, as many as the socket takes now.
+        """Write parts of what waits for the peer, as many as window and socket take now.
 
         At most one batch of each stream is signed, and only if no part of a higher priority is
         left.
         """
         self._pump_handle = None
         state = self._state
-        if not state.is_open or not (room := self._socket.writable_bytes()):
+        if not state.is_open or not (most := self._socket.writable_bytes()):
             return
         session, peer_session = state.session, state.peer_session
         assert session is not None
         assert peer_session is not None
         sender = peer_session.sender
         self._abort_dead(session, sender)
-        if not (data := self._next_parts(session, sender, room)):
+        if not (data := self._next_parts(session, sender, most)):
             return
         for stream in tuple(self._under_way):
             if not session.is_sending(stream):
@@ -118,28 +121,40 @@ class LinkOutput:
         self._answers.look(self._awaited(session, sender))
         self._channel.send(data)
         self._socket.write(self._channel.data_to_send())
-        if sender.lanes or session.top_priority >= 0:
+        if not session.window.has_more and sender.lanes:
             self.pump_soon()
 
-    def _next_parts(self, session: Session, sender: PeerSender, room: int) -> bytes:
-        """Return at most `room` bytes of parts, and the frames that go before them."""
-        data, waiting = b"", sender.lanes.waiting()
+    def _next_parts(self, session: Session, sender: PeerSender, most: int) -> bytes:
+        """Return at most `most` bytes of parts, and the frames that go before them."""
+        data, waiting, now = b"", sender.lanes.waiting(), monotonic()
         while True:
-            under_way = session.top_priority
-            priority = max(under_way, waiting[-1] % VOLATILE if waiting else -1)
+            priority = max(session.top_priority, waiting[-1] % VOLATILE if waiting else -1)
             if priority < 0:
                 return data
+            if priority < _CRITICAL and session.room(now) <= 0:
+                break  # do not sign yet
             while waiting and waiting[-1] % VOLATILE == priority:
                 self._begin_batch(session, sender, waiting.pop())
             if session.top_priority < priority:
                 continue  # there is no credit for it
+            room = min(most, session.room(now))
+            if room <= 0:
+                break
             if self.receipts:
                 self.receipts.sign(session)
-            more = session.data_to_send(room, monotonic())
-            room -= len(more)
+            more = session.data_to_send(room, now)
+            most -= len(more)
             data += more
-            if room <= 0 or session.top_priority >= priority:
-                return data  # the socket takes no more
+            if most <= 0 or session.top_priority >= priority:
+                break
+        session.window.note_full()
+        self._pump_later(session.window.next_room(now), now)
+        return data
+
+    def _pump_later(self, at: float | None, now: float) -> None:
+        """Call `pump()` at this instant. `None`: a READ of the peer will do that."""
+        if at is not None and self._pump_handle is None:
+            self._pump_handle = self._loop.call_later(at - now, self.pump)
 
     def _begin_batch(self, session: Session, sender: PeerSender, stream: int) -> None:
         """Sign a batch of a stream, within the credit, unless one is under way."""
@@ -154,8 +169,10 @@ class LinkOutput:
 
     @property
     def writable_bytes(self) -> int:
-        """Bytes that the socket takes now."""
-        return self._socket.writable_bytes()
+        """Bytes that window and socket take now."""
+        session = self._state.session
+        assert session is not None
+        return max(0, min(self._socket.writable_bytes(), session.room(monotonic())))
 
     def send(
         self, stream: int, messages: list[OutgoingMessage], copies: SentCopies | None = None
@@ -181,7 +198,7 @@ class LinkOutput:
             joined = None
             if self.receipts and session.top_priority < stream % VOLATILE:
                 # The batch is above all that are under way, so it is written in this turn.
-                joined = self.receipts.take(most_joined(bodies))
+                joined = self.receipts.take(most_joined(bodies, session.window.part))
             batch = session.send_batch(bodies, joined)
         peer_session.sender.sent(batch, messages, bodies)
         self._under_way[stream] = batch.name, messages
@@ -199,7 +216,12 @@ class LinkOutput:
 
     def pump_soon(self) -> None:
         """Call `pump()` in the next turn of the event loop, if the socket takes more bytes."""
-        if self._pump_handle is None and not self._socket.is_paused:
+        if self._socket.is_paused:
+            return
+        if isinstance(self._pump_handle, asyncio.TimerHandle):
+            self._pump_handle.cancel()
+            self._pump_handle = None
+        if self._pump_handle is None:
             self._pump_handle = self._loop.call_soon(self.pump)
 
     def watch_answers(self, *, is_used: bool) -> None:

@@ -65,7 +65,7 @@ _LARGEST_OVERHEAD: Final = largest_overhead(MAX_BATCH)
 
 
 class BatchWriter:
-    """Cuts one signed batch into parts, the largest that are allowed.
+    """Cuts one signed batch into parts.
 
     Args:
         signature: The signature of the batch; if it is joint, with the receipt hash before it.
@@ -123,18 +123,25 @@ class BatchWriter:
         return self._position > 0
 
     @property
+    def left(self) -> int:
+        """Bytes of the batch that were not taken."""
+        return self.size - self._position
+
+    @property
     def is_done(self) -> bool:
         """Whether all parts were taken."""
         return self._position == self.size
 
-    @property
-    def next_size(self) -> int:
-        """Bytes of the batch in the next part."""
-        return min(self.size - self._position, _LATER_ROOM if self._position else _FIRST_ROOM)
+    def next_size(self, part: int = _LATER_ROOM) -> int:
+        """Return how many bytes of the batch the next part has, if it may have `part` bytes."""
+        if self._joined:
+            return self.size
+        room = _LATER_ROOM if self._position else _FIRST_ROOM
+        return min(self.size - self._position, room, part)
 
-    def next_part(self) -> list[Bytes]:
-        """Take the next part: a frame, in pieces that the caller joins."""
-        size, start = self.next_size, self._position
+    def next_part(self, part: int = _LATER_ROOM) -> list[Bytes]:
+        """Take the next part of at most `part` bytes: a frame, in pieces that the caller joins."""
+        size, start = self.next_size(part), self._position
         self._position = stop = start + size
         if self._joined:
             return self._joint_part()
@@ -162,13 +169,13 @@ class BatchWriter:
         return pieces
 
 
-def most_joined(bodies: list[bytes]) -> int:
+def most_joined(bodies: list[bytes], part: int = _FIRST_ROOM) -> int:
     """Return how many hashes a receipt of kind 1 or 2 may name in the frame of this batch.
 
-    0 or less: the batch leaves no room for a receipt.
+    `part` is the most bytes that a part may have. 0 or less: there is no room for a receipt.
     """
     batch = _SIGNATURE_SIZE + _SIZE.size * len(bodies) + sum(map(len, bodies))
-    room = _FIRST_ROOM - frames.JOINED_HEADER - batch
+    room = min(part, _FIRST_ROOM) - frames.JOINED_HEADER - batch
     return min(room // HASH_SIZE, frames.MAX_RECEIPT_HASHES)
 
 
@@ -211,6 +218,11 @@ class OutgoingBatches:
         """The highest priority of a batch under way; -1: there is none."""
         return self._queue[0].stream % VOLATILE if self._queue else -1
 
+    @property
+    def top_size(self) -> int:
+        """Bytes that are left of the batch whose part goes next; 0: there is none."""
+        return self._queue[self._next()].left if self._queue else 0
+
     def has(self, stream: int) -> bool:
         """Whether a batch of this stream is under way."""
         return any(writer.stream == stream for writer in self._queue)
@@ -222,22 +234,22 @@ class OutgoingBatches:
             at -= 1
         self._queue.insert(at, writer)
 
-    def take(self, room: int | None = None) -> list[Bytes]:
+    def take(self, room: int | None = None, part: int = _LATER_ROOM) -> list[Bytes]:
         """Take the next parts, as frames in pieces that the caller joins.
 
         `room` is the number of bytes that may be taken. The first part is taken whole if there
-        is any room. `None`: take all.
+        is any room. `None`: take all. `part` is the most bytes that one part may have.
         """
         pieces: list[Bytes] = []
         while self._queue and (room is None or room > 0):
             at = self._next() if len(self._queue) > 1 else 0
             writer = self._queue[at]
-            size = writer.next_size
+            size = writer.next_size(part)
             if room is not None:
                 if pieces and size > room:
                     break
                 room -= size
-            pieces += writer.next_part()
+            pieces += writer.next_part(part)
             self.bytes_out += size
             self._free_reads += 1
             priority = writer.stream % VOLATILE

@@ -35,7 +35,7 @@ from typing import Final
 
 from signedwire.errors import RemoteProtocolError
 from signedwire.identity import Identity
-from signedwire.types import Credit, Did, Reason
+from signedwire.types import Credit, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch_signer import BatchSigner
 from signedwire.wire.granted_credit import AllowedCredit, GrantedCredit
@@ -58,13 +58,14 @@ from signedwire.wire.peer_signatures import PeerSignatures
 from signedwire.wire.pings import Pings
 from signedwire.wire.read_reports import ReadReports
 from signedwire.wire.receipt_signer import Acceptance, ReceiptSigner
+from signedwire.wire.send_window import SendWindow
 from signedwire.wire.sent_batch import SentBatch, SentCopies
 from signedwire.wire.session_events import (
     CLOSE_MISSING,
     BatchFailed,
     BatchReceived,
     Closed,
-    CreditReceived,
+    RoomReceived,
     Event,
     HelloReceived,
     ReceiptsReceived,
@@ -76,7 +77,7 @@ __all__ = [
     "BatchFailed",
     "BatchReceived",
     "Closed",
-    "CreditReceived",
+    "RoomReceived",
     "Event",
     "HelloReceived",
     "ReceiptsReceived",
@@ -91,6 +92,7 @@ _STALL: Final = 1.0
 of the peer are then extended by the lateness and by this much, because its bytes may still
 wait in the socket."""
 _NOTHING: Final = Credit(0, 0)
+_CRITICAL: Final = int(Priority.CRITICAL)
 _IDLE: Final = frozenset({Ping, Pong})
 _SIGNATURE_COST: Final = 16
 """The cost of verifying a signature, in PINGs."""
@@ -156,6 +158,8 @@ class Session:
             hello.max_batch_bytes, limits.max_payload_size, limits.frame_timeout, is_stranger
         )
         self._reads = ReadReports()
+        self.window = SendWindow()
+        """The bytes that may be under way to the peer, and the measurements that give it."""
         # Our CLOSE until it is sent. Answers to frames before the fault are sent before it.
         self._close_frame = b""
         self._credit = GrantedCredit(hello.credit, limits.max_payload_size)
@@ -260,7 +264,11 @@ class Session:
             precise_now: As in `handle_frame()`. If it is given, READ may go along with
                 other frames before it is due, which saves a write.
         """
-        parts = self._outgoing.take(room)
+        written, window = self._outgoing.bytes_out, self.window
+        is_urgent = self.top_priority == _CRITICAL
+        parts = self._outgoing.take(room, window.part)
+        if self._outgoing.bytes_out > written and precise_now is not None:
+            window.note_written(self._outgoing.bytes_out, precise_now, is_urgent=is_urgent)
         has_company = bool(self._control or parts)
         if has_company and precise_now is not None and self._reads.goes_along(precise_now):
             self._report_read(precise_now)
@@ -283,6 +291,16 @@ class Session:
     def bytes_out(self) -> int:
         """Bytes of our batches that `data_to_send()` has returned. READ counts the same."""
         return self._outgoing.bytes_out
+
+    def room(self, precise_now: float) -> int:
+        """Return how many bytes of batches may be written now; 0 or less: none.
+
+        A Critical batch of one part may pass a full window, for 64 KiB a second.
+        """
+        room = self.window.room(precise_now)
+        if self.top_priority == _CRITICAL and (size := self._outgoing.top_size) <= frames.MAX_BODY:
+            room = max(room, self.window.urgent_room(size, precise_now))
+        return room
 
     def is_sending(self, stream: int) -> bool:
         """Whether a batch of this stream has parts that `data_to_send()` has not returned."""
@@ -533,6 +551,9 @@ class Session:
             )
         self.count_idle(self._outgoing.cost_of_read(), now)
         self.read_by_peer = report.bytes_read
+        self.window.note_read(report.bytes_read, report.age_us / 1e6, self._precise_now)
+        if self.window.has_more:
+            self._events.append(RoomReceived())
 
     def _handle_abort(self, part: Part, now: float) -> None:
         """Grant the credit of the batch again: none of its envelopes gets an answer."""
@@ -558,7 +579,7 @@ class Session:
     def _handle_credit(self, frame: CreditFrame, now: float) -> None:
         is_more = self._allowed.allow(frame.credit)
         self.count_idle(self._idle.cost_of_answers(1) if is_more else 1, now)
-        self._events.append(CreditReceived())
+        self._events.append(RoomReceived())
 
     def _handle_ping(self, ping: Ping, now: float) -> None:
         self._control.append(self.pings.answer(ping))

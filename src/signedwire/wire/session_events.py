@@ -14,7 +14,7 @@ __all__ = [
     "BatchFailed",
     "BatchReceived",
     "Closed",
-    "CreditReceived",
+    "RoomReceived",
     "Event",
     "HelloReceived",
     "ReceiptsReceived",
@@ -77,7 +77,7 @@ class ReceiptsReceived:
 
 
 @dataclass(frozen=True, slots=True)
-class CreditReceived:
+class RoomReceived:
     """The peer has granted more credit."""
 
 
@@ -112,7 +112,7 @@ Event: TypeAlias = (
     | BatchReceived
     | BatchFailed
     | ReceiptsReceived
-    | CreditReceived
+    | RoomReceived
     | StallNoticed
     | Closed
 )

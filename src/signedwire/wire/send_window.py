@@ -1,0 +1,246 @@
+"""How many bytes of batches may be under way to the peer, so that an urgent one need not wait long.
+
+    window = best rate of the last 10 full round trips × (least round trip + 20 ms)
+
+The rate is what the peer reads, by its READ frames. A window of less than rate × round trip would
+leave the path idle, and each byte beyond that waits in a queue: the 20 ms bound this queue,
+whatever buffers lie on the path. The rule is that of BBR without its pacing [1], with the path's
+end in the peer's node instead of its kernel. So it also holds over a proxy or a relay, which
+acknowledge bytes that the peer does not have yet.
+
+[1] Cardwell, Cheng, Gunn, Hassas Yeganeh, Jacobson: BBR: Congestion-Based Congestion Control.
+    ACM Queue 14(5), 2016.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from typing import Final, NamedTuple
+
+from signedwire.wire.link_frames import MAX_BODY
+
+__all__ = ["SendWindow"]
+
+_FIRST: Final = 16 * 1024
+"""Bytes of the window until a rate is known."""
+_QUEUE: Final = 0.02
+"""Seconds that a byte may wait in queues of the path."""
+_PART_TIME: Final = 0.01
+"""Seconds that one part may take at the measured rate."""
+_LEAST_PART: Final = 2 * 1024
+"""A shorter part that is not the last one of its batch is an error of the peer."""
+_ROUNDS: Final = 10
+"""Number of full round trips whose best rate counts."""
+_PROBE_EVERY: Final = 8
+_PROBE_GAIN: Final = 1.25
+_START_GAIN: Final = 2.0
+"""The window is so much larger until the rate stops rising: it doubles with each round trip."""
+_PROBE_PATIENCE: Final = 2
+"""Number of full round trips without a rise that end the larger window."""
+_RISE: Final = 1.1
+"""A rate that is so much higher is not chance."""
+_PATIENCE: Final = 3
+"""Number of full round trips without a rise that end the start, as a longer queue also does."""
+_URGENT_RATE: Final = 64 * 1024
+"""Bytes per second of urgent batches that may pass a full window."""
+_MEMORY: Final = 10.0
+"""Seconds after which the least round trip must be seen again."""
+_MAX_SENT: Final = 256
+"""Number of writes that are remembered. A READ for an older one gives no measurement."""
+
+
+class _Sent(NamedTuple):
+    """One write."""
+
+    end: int
+    """Bytes of batches that were written with it and before, from the beginning of the link."""
+    at: float
+    is_paced: bool
+    """Whether it was written at a known rate, so that it has not made a queue of its own."""
+
+
+class SendWindow:
+    """Measures the path to a peer, and bounds the bytes that are under way on it.
+
+    All instants are in seconds of one clock with a fine resolution.
+    """
+
+    __slots__ = (
+        "_drain_end",
+        "_is_full",
+        "_least_at",
+        "_leaves_at",
+        "_quiet_rounds",
+        "_rates",
+        "_round_at",
+        "_round_end",
+        "_round_read",
+        "_rounds",
+        "_sent",
+        "_urgent_until",
+        "has_more",
+        "is_starting",
+        "least_round_trip",
+        "rate",
+        "read",
+        "written",
+    )
+
+    def __init__(self) -> None:
+        self.written = 0
+        """Bytes of batches that were written."""
+        self.read = 0
+        """Bytes of batches that the peer has read."""
+        self.rate = 0.0
+        """Bytes per second that the path carries; 0: not known yet."""
+        self.least_round_trip = inf
+        """Seconds of the shortest round trip; infinite: not known yet."""
+        self.is_starting = True
+        """Whether the rate still rises with the window."""
+        self.has_more = False
+        """Whether bytes had to wait at the last write."""
+        self._sent: deque[_Sent] = deque(maxlen=_MAX_SENT)
+        self._rates: deque[float] = deque(maxlen=_ROUNDS)
+        self._leaves_at = 0.0
+        """When the last byte has left for the path, if it carries the rate."""
+        self._is_full = False
+        """Whether bytes had to wait in this round trip because the window was full."""
+        self._urgent_until = 0.0
+        """When all urgent bytes will have passed at their rate."""
+        self._round_end = self._round_read = 0
+        """Bytes that the peer will have read at the end of the round trip, and at its beginning."""
+        self._round_at = 0.0
+        self._rounds = 0
+        """Number of full round trips; one with a larger window that found a rise does not count."""
+        self._quiet_rounds = 0
+        self._least_at = -inf
+        self._drain_end: int | None = None
+        """While the queue is drained to measure the round trip: bytes written before that."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that may be under way now."""
+        if not self.rate:
+            return _FIRST
+        if self._drain_end is not None:
+            return self.part
+        return max(self.part, int(self._gain * self.rate * (self.least_round_trip + _QUEUE)))
+
+    @property
+    def _gain(self) -> float:
+        if self.is_starting:
+            return _START_GAIN
+        return 1.0 if self._rounds % _PROBE_EVERY else _PROBE_GAIN
+
+    @property
+    def part(self) -> int:
+        """Bytes that one part may have, so that an urgent one need not wait long behind it."""
+        if not self.rate:
+            return 2 * _LEAST_PART
+        return max(_LEAST_PART, min(MAX_BODY, int(self.rate * _PART_TIME)))
+
+    @property
+    def under_way(self) -> int:
+        """Bytes that were written and that the peer has not read, as far as is known."""
+        return self.written - self.read
+
+    def room(self, now: float) -> int:
+        """Return the bytes that may be written now; 0 or less: none."""
+        room = self.size - self.under_way
+        if self.rate:
+            # Else a window that is written at once, after a pause, would wait in one place.
+            left = _QUEUE - max(0.0, self._leaves_at - now)
+            room = min(room, int(left * self._gain * self.rate))
+        return room
+
+    def next_room(self, now: float) -> float | None:
+        """Return when there is room although no READ comes; `None`: READ alone gives room."""
+        if self.under_way >= self.size:
+            return None
+        return max(now, self._leaves_at - _QUEUE / 2)
+
+    def urgent_room(self, size: int, now: float) -> int:
+        """Return `size` if so many urgent bytes may be written now although the window is full.
+
+        They may be 64 KiB at once, and 64 KiB a second.
+        """
+        used = max(0.0, self._urgent_until - now) * _URGENT_RATE
+        return size if used + size <= _URGENT_RATE else 0
+
+    def note_full(self) -> None:
+        """Note that bytes wait because the window is full."""
+        self.has_more = True
+        self._is_full = self._drain_end is None
+
+    def note_written(self, written: int, now: float, *, is_urgent: bool = False) -> None:
+        """Note that `written` bytes of batches were written so far, the last of them now.
+
+        `is_urgent`: those that are new count for `urgent_room()`.
+        """
+        if is_urgent:
+            used = (written - self.written) / _URGENT_RATE
+            self._urgent_until = max(self._urgent_until, now) + used
+        if not self.under_way and not self.has_more:
+            self._begin_round(self.written, now)  # a pause is over
+        self.has_more = False
+        if self.rate:
+            paced = (written - self.written) / (self._gain * self.rate)
+            self._leaves_at = max(self._leaves_at, now) + paced
+        self.written = written
+        self._sent.append(_Sent(written, now, self.rate > 0))
+
+    def note_read(self, read: int, age: float, now: float) -> None:
+        """Note that the peer has read `read` bytes of batches, the last of them `age` seconds ago.
+
+        `now` is the instant at which its READ came. The journey of READ counts as a part of the
+        round trip.
+        """
+        at = now - age
+        sent = None  # the write of the last byte that was read
+        while self._sent and (sent is None or sent.end < read):
+            sent = self._sent[0]
+            if sent.end > read:
+                break
+            self._sent.popleft()
+        self.read = read
+        if sent is not None and sent.end >= read:
+            self._note_round_trip(max(0.0, at - sent.at), sent, now)
+        if read > self._round_end and at - self._round_at >= _QUEUE:
+            self._end_round(at)
+
+    def _begin_round(self, end: int, at: float) -> None:
+        """Begin a round trip, which ends when the peer has read more than `end` bytes."""
+        self._is_full = False
+        self._round_end, self._round_at, self._round_read = end, at, self.read
+
+    def _end_round(self, at: float) -> None:
+        # A round takes at least the time of the queue: a path may let one burst pass at once.
+        found = (self.read - self._round_read) / (at - self._round_at)
+        known = max(self._rates, default=0.0)
+        if self._is_full or found > known:
+            self._rates.append(found)
+            if max(list(self._rates)[-2:]) < known / 2:
+                self._rates = deque(list(self._rates)[-2:], maxlen=_ROUNDS)  # the path is slower
+            self.rate = max(self._rates)
+        if self._is_full:
+            is_rising = found >= _RISE * known
+            self._quiet_rounds = 0 if is_rising else self._quiet_rounds + 1
+            self.is_starting &= self._quiet_rounds < _PATIENCE
+            # A larger window shows in the rate of the next round trip. If it rises, go on with it.
+            if self._rounds % _PROBE_EVERY or self._quiet_rounds >= _PROBE_PATIENCE:
+                self._rounds += 1
+        self._begin_round(self.written, at)
+
+    def _note_round_trip(self, seconds: float, sent: _Sent, now: float) -> None:
+        if seconds <= self.least_round_trip:
+            self.least_round_trip, self._least_at = seconds, now
+        if sent.is_paced and seconds > self.least_round_trip + _QUEUE:
+            self.is_starting = False
+        if self._drain_end is not None:
+            if sent.end > self._drain_end:  # written when the queue was short
+                self.least_round_trip, self._least_at = seconds, now
+                self._drain_end = None
+                self._begin_round(self.written, now)
+        elif now > self._least_at + _MEMORY:
+            self._drain_end = self.written
