@@ -427,6 +427,8 @@ class FakeLink:
         self.max_batch = 1 << 16
         self.is_slow = False
         """Whether the system has not taken what was written."""
+        self.is_half_way = False
+        """Whether some parts of each batch are written, and some are not."""
         self.ended: EndedLink | None = None
 
     # -- as the session sees it -----------------------------------------------------------
@@ -488,6 +490,12 @@ class FakeLink:
             transition_all(messages, DeliveryState.WRITTEN, unix_time_us())
         if sender.lanes:
             self._desk.host.call_soon(self.pump)
+
+    def abort_dead(self) -> None:
+        sender = self.session.sender
+        for batch, messages, _ in self.batches if self.is_half_way else ():
+            if all(map(sender.is_dead, messages)):
+                sender.aborted(batch.name)
 
     def queue_receipts(
         self,

@@ -304,7 +304,7 @@ class World:
             sender = session.sender
             for message in sender.lanes:
                 places[id(message)] += 1
-            for message, _ in sender._dead:
+            for message, *_ in sender._dead:
                 places[id(message)] += not message.is_final
             flying = [
                 message

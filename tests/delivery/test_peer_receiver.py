@@ -15,6 +15,7 @@ from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.store import IncomingRow, Marks, RememberedLeaves
 from signedwire.errors import ClosedError, StoreFailedError
 from signedwire.home import Phase
+from signedwire.identity import Identity
 from signedwire.types import Credit, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.header import MAX_V2_HEADER_SIZE, MIN_V2_HEADER_SIZE, STREAMS, VOLATILE
@@ -191,6 +192,22 @@ class TestCredit:
 
 
 class TestBudget:
+    def test_what_is_granted_is_not_reserved(self) -> None:
+        """Each stream of each peer is granted what is free, so more than the budget may come."""
+        desk = Desk(inbox_bytes=4000, max_payload_size=1000, credit_bytes=2000)
+        links = [desk.link(BOB), desk.link(EVE)]
+        granted = [credit.bytes for link in links for credit in link.granted]
+        assert sum(granted) > 4000
+        assert max(granted) <= 4000
+        for link in links:
+            for stream in (0, 1, 2):  # three priorities of durable messages
+                link.bring(1, 2, priority=stream, payload=bytes(800))
+        used = desk.context.budget._used
+        assert 4000 < used <= sum(granted)
+        # At the limit, nobody is granted more.
+        late = desk.link(Identity.generate())
+        assert {credit.bytes for credit in late.granted} == {0}
+
     def budget(self, limit: int = 10_000) -> InboxBudget:
         return Desk(inbox_bytes=limit, max_payload_size=1000).context.budget
 

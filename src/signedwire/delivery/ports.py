@@ -190,6 +190,12 @@ class LinkPort(Protocol):
     def pump(self) -> None:
         """Write one batch of the queue to the peer."""
 
+    def abort_dead(self) -> None:
+        """Stop writing each batch under way of which every message has ended or has expired.
+
+        `PeerSender.aborted()` is called for each.
+        """
+
     def queue_receipts(
         self,
         roots: list[bytes],

@@ -104,7 +104,7 @@ class SessionMap:
                 self.new_stream(session, context.store.epoch(session.did) or own, is_durable=True),
                 self.new_stream(session, own, is_durable=False),
             )
-            sender = PeerSender(context, session.did, queue, streams)
+            sender = PeerSender(context, session.did, queue, streams, lambda: session.link)
             session.set_sender(sender)
             return sender
 
