@@ -14,9 +14,9 @@
   limits how many messages wait for a commit.
 - `policy`: rules about received messages. `access`, `denials`: denied DIDs, and the end of their
   messages.
-- `send_queue`: the queue to a peer, with a lane for each stream. `lanes`: one lane per priority,
-  and slots reserved for Critical. `bounded_queue`: limits of a queue. `room_waiters`: the callers
-  that wait for room.
+- `send_queue`: the queue to a peer, with a lane for each stream. `lanes`: those of one kind, which
+  share a limit, and slots reserved for Critical. `bounded_queue`: limits of a queue.
+  `room_waiters`: the callers that wait for room.
 - `message`: a message in the sending and in the receiving application. `send_options`: the
   options that the messages of one call share, and their ids.
 - `inbox`: received messages that the application has not taken yet. `fair_lanes`: the turns

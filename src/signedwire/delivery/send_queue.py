@@ -6,7 +6,9 @@
 Durable messages and volatile ones have limits of their own, so that what waits in a store never
 keeps a volatile message out. Within one priority, no order is promised between the two streams.
 
-Threads: as `Lanes`.
+Threads: any thread may call `put()`, `take()` and `remove_if()`. `lane()` and `put_back()` belong
+to the one consumer. `take()` holds no lock, so an item that is taken while another thread is in
+`remove_if()` may leave out of order.
 """
 
 from __future__ import annotations
