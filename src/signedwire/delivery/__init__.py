@@ -22,8 +22,9 @@
 - `inbox`: received messages that the application has not taken yet. `fair_lanes`: the turns
   of their senders. `known_senders`: senders that come before strangers. `inbox_budget`: the
   bytes of all waiting messages. `stranger_room`: the bytes of all unfinished batches of strangers.
-- `streams`, `send_streams`, `receive_stream`: ordered exactly-once delivery across v2 links:
-  numbers, marks, and messages in flight. `accepted`: the last accepted messages of a lane.
+- `send_streams`, `receive_streams`: ordered exactly-once delivery across v2 links: numbers, marks,
+  and messages in flight, of durable messages or of volatile ones. `all_send_streams`: those of
+  both. `accepted`: the last accepted messages of a lane.
 - `receipt`: the states of a sent message, and its end. `advice`: hints for its errors.
 - `deadlines`: deadlines in headers, and the clocks that they follow.
 - `dial_history`: the past attempts to one address, and what they mean for the next one.
