@@ -58,10 +58,9 @@ class ReceiveStreams:
 
     They have one epoch of the peer. Each has its mark, and its last accepted messages.
 
-    A receipt proves delivery, so none is ever signed for another message under a
-    used number. For that, the leaves of the last `remembered` messages of each lane are
-    kept. They must cover the credit: a sender has no more in flight, and resends a lane
-    in order.
+    A receipt proves delivery, so none is ever signed for another message under a used number. For
+    that, the leaves of the last `remembered` messages of each lane are kept. They must cover the
+    credit: a sender has no more in flight, and resends a lane in order.
 
     Args:
         us, peer: The two DIDs, as bytes.

@@ -9,10 +9,10 @@ sequence accepted in the sender's present epoch. A received message is
     at or below the mark   the same message as before: receipted again;
                            another message: refused
 
-When a link breaks, all messages without a receipt go back to the heads of their
-lanes. They are sent again over the next link, with the same numbers and bytes, and
-messages are resent for no other reason. So each message reaches the application at
-most once and in order, whatever happens to links and receipts.
+When a link breaks, all messages without a receipt go back to the heads of their lanes. They are
+sent again over the next link, with the same numbers and bytes, and messages are resent for no other
+reason. So each message reaches the application at most once and in order, whatever happens to links
+and receipts.
 """
 
 from __future__ import annotations
@@ -185,8 +185,8 @@ class SendStreams:
     ) -> list[OutgoingMessage]:
         """Take the messages of the next batch from one lane of the queue, and number them.
 
-        They are at most 256, and at most `max_bytes` unless the first alone is larger. They
-        fit into the credit.
+        They are at most 256, and at most `max_bytes` unless the first alone is larger. They fit
+        into the credit.
 
         Args:
             lane: The lane. The caller calls `notify_room()` after this.
@@ -296,8 +296,8 @@ class SendStreams:
     def receipts(self, receipts: Receipts, raw: bytes) -> list[OutgoingMessage]:
         """Apply receipts of kinds 1 to 3, and return the messages that are now accepted.
 
-        `raw` is `Receipts.proof`. Unknown roots and leaves
-        are ignored, because their messages were answered before.
+        `raw` is `Receipts.proof`. Unknown roots and leaves are ignored, because their messages were
+        answered before.
         """
         if receipts.kind == HANDLED_ENVELOPES:
             return self._handled(receipts.hashes, raw)
@@ -331,8 +331,8 @@ class SendStreams:
     def _handled(self, leaves: Iterable[bytes], raw: bytes) -> list[OutgoingMessage]:
         """Apply "handled" receipts, and return the messages that are also newly accepted.
 
-        The peer's application gets only accepted messages. So a message in flight, whose
-        first receipt was lost with a link, counts as accepted too.
+        The peer's application gets only accepted messages. So a message in flight, whose first
+        receipt was lost with a link, counts as accepted too.
         """
         accepted = self._accept_named([leaf for leaf in leaves if leaf not in self._receipted], raw)
         transition_all(accepted, DeliveryState.ACCEPTED, unix_time_us())
