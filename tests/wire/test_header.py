@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bodykit import encode_v2_body
 from linkkit import ALICE, BOB, alone, body, received
 from signedwire.delivery.receive_streams import Arrivals, ReceiveStreams
 from signedwire.errors import EnvelopeError, SignatureError
@@ -19,7 +20,6 @@ from signedwire.wire.header import (
     MAX_V2_HEADER_SIZE,
     MIN_V2_HEADER_SIZE,
     V2_START,
-    encode_v2_body,
     epoch_of,
     expiry_of,
     is_durable,
