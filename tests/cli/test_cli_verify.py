@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from clikit import Ran, expect_one_sentence, isolate, run
 
+from bodykit import encode_v2_body
 from idkit import id_of
 from signedwire import Identity, Kind, SignedEnvelope, TransportConfig, payloads
 from signedwire.cli.formatting import decoded_fields, envelope_fields
@@ -17,7 +18,6 @@ from signedwire.errors import MessageRefusedError
 from signedwire.sync import Node
 from signedwire.wire.envelope import MerklePath, sign_batch
 from signedwire.wire.frames import encode_frame
-from signedwire.wire.header import encode_v2_body
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 LIMIT = 10.0

@@ -34,13 +34,13 @@ from signedwire.delivery.peer_session import EndedLink, PeerSession
 from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import MessageQueue
 from signedwire.delivery.receipt import transition_all
-from signedwire.delivery.receive_stream import Arrivals
+from signedwire.delivery.receive_streams import Arrivals
 from signedwire.delivery.send_options import SendOptions
+from signedwire.delivery.send_streams import Refused
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
 from signedwire.delivery.stranger_room import StrangerRoom
 from signedwire.delivery.stream_answers import Answers
-from signedwire.delivery.streams import Refused
 from signedwire.errors import Cause, FailureKind, StoreError
 from signedwire.events import Event
 from signedwire.home import Home, Phase

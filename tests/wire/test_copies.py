@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bodykit import encode_v2_body
 from linkkit import (
     ALICE,
     BOB,
@@ -38,7 +39,6 @@ from signedwire.wire.copies import (
     verify_received,
 )
 from signedwire.wire.envelope import MerklePath, SignedEnvelope
-from signedwire.wire.header import encode_v2_body
 from signedwire.wire.link_frames import COPIES, FIRST, LAST, Part
 from signedwire.wire.parts import BatchWriter, IncomingBatches
 from signedwire.wire.receipt_proof import encode_receipt_proof, verify_receipt

@@ -11,6 +11,7 @@ from typing import Final
 
 from signedwire import clock
 from signedwire.delivery.advice import HALF_SENT, late_by_the_peer
+from signedwire.delivery.all_send_streams import AllSendStreams
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.ports import DialerPort, LinkPort, Timer
 from signedwire.delivery.receipt import Receipt, advance_all
@@ -18,7 +19,6 @@ from signedwire.delivery.room_waiters import RoomWaiters
 from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.send_streams import SendStreams
 from signedwire.delivery.session_context import SessionContext
-from signedwire.delivery.streams import SendStream
 from signedwire.errors import Cause, FailureKind
 from signedwire.events import MessageRefused
 from signedwire.types import Credit, DeliveryState, Did, Reason, unix_time_us
@@ -71,7 +71,7 @@ class PeerSender:
         context: SessionContext,
         did: Did,
         lanes: SendQueue[OutgoingMessage],
-        streams: SendStreams,
+        streams: AllSendStreams,
         link_of: Callable[[], LinkPort | None],
     ) -> None:
         self._context = context
@@ -256,12 +256,12 @@ class PeerSender:
 
     def abandon(self, reason: Reason, detail: str) -> None:
         """Note in the receipts of accepted messages that no further answer will come."""
-        for half in (self.streams.durable, self.streams.volatile):
-            self.abandon_half(half, reason, detail)
+        for streams in (self.streams.durable, self.streams.volatile):
+            self.abandon_streams(streams, reason, detail)
 
-    def abandon_half(self, half: SendStream, reason: Reason, detail: str) -> None:
+    def abandon_streams(self, streams: SendStreams, reason: Reason, detail: str) -> None:
         """Note this in the receipts of durable messages alone, or of volatile ones."""
-        for receipt in half.followed():
+        for receipt in streams.followed():
             receipt.abandon(reason, detail)
 
     # -- how messages end -------------------------------------------------------------------

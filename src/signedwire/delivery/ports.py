@@ -19,12 +19,12 @@ from typing import Protocol
 from signedwire.config import TransportConfig
 from signedwire.delivery.dial_history import DialHistory
 from signedwire.delivery.message import IncomingMessage, OutgoingMessage
-from signedwire.delivery.receive_stream import Arrivals
+from signedwire.delivery.receive_streams import Arrivals
 from signedwire.delivery.send_queue import SendQueue
+from signedwire.delivery.send_streams import Refused
 from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
 from signedwire.delivery.stranger_room import StrangerRoom
 from signedwire.delivery.stream_answers import Answers
-from signedwire.delivery.streams import Refused
 from signedwire.errors import Cause, StoreError
 from signedwire.events import Event
 from signedwire.home import Home
