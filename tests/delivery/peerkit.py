@@ -447,26 +447,26 @@ class FakeLink:
         return Epochs(0, 0) if self.hello is None else self.hello.epochs
 
     @property
-    def send_window(self) -> tuple[Credit, ...] | None:
+    def credit_left(self) -> tuple[Credit, ...] | None:
         if self.hello is None:
             return None
         return tuple(
             have.minus(used) for have, used in zip(self.hello.credit, self.spent, strict=True)
         )
 
-    def granted_unused(self, stream: int) -> Credit:
+    def peer_credit_left(self, stream: int) -> Credit:
         return self.granted[stream].minus(self.arrived[stream])
 
     @property
     def all_unused(self) -> tuple[Credit, ...]:
         """What was granted and is not used, by stream."""
-        return tuple(map(self.granted_unused, range(STREAMS)))
+        return tuple(map(self.peer_credit_left, range(STREAMS)))
 
     def pump(self) -> None:
         if not self.is_open or self.is_over:
             return
         assert self.hello is not None
-        window, sender = self.send_window, self.session.sender
+        window, sender = self.credit_left, self.session.sender
         assert window is not None
         largest = self.hello.max_payload_size
         for stream in TOP_DOWN:

@@ -232,7 +232,7 @@ class World:
             return
         link = self.rng.choice(open_)
         peer, stream = self.peers[link.session.did], self.rng.randrange(STREAMS)
-        room = link.granted_unused(stream)
+        room = link.peer_credit_left(stream)
         count = min(self.rng.randrange(1, 5), room.messages, room.bytes // 230)
         if count <= 0:
             return
@@ -341,7 +341,7 @@ class World:
                 for stream, size in enumerate(window._sizes):
                     used = window._in_inbox.of(stream)
                     for one in window._links:
-                        used = used.plus(*one.state.granted_unused(stream))
+                        used = used.plus(*one.state.peer_credit_left(stream))
                     assert not used.exceeds(size), (stream, used, size)
                     assert min(window._in_inbox.of(stream)) >= 0
                     assert min(window._uncommitted.of(stream)) >= 0
@@ -353,7 +353,7 @@ class World:
         for stream, size in enumerate(window._sizes):
             free = size.minus(window._in_inbox.of(stream)).minus(window._uncommitted.of(stream))
             for one in window._links:
-                free = free.minus(one.state.granted_unused(stream))
+                free = free.minus(one.state.peer_credit_left(stream))
             if max(free) > 0 and stream not in window._changed:
                 raise AssertionError(f"{free} of stream {stream} is lost")
             is_cut = answers in receiver._context.budget._cut

@@ -51,7 +51,7 @@ def less(messages: int, size: int, stream: int = NORMAL) -> tuple[Credit, ...]:
 
 def window_of(desk: Desk) -> tuple[Credit, ...]:
     """What a HELLO to Bob would grant now."""
-    return desk.session().receiver.first_credit()
+    return desk.session().receiver.first_grant()
 
 
 def batch_of(*numbers: int, epoch: int = 9, **options: Any) -> BatchReceived:
@@ -152,9 +152,9 @@ class TestCredit:
         again.end()
         desk.host.run()
         receiver = desk.session().receiver
-        assert receiver.first_credit() == less(2, 2 * SIZE)
+        assert receiver.first_grant() == less(2, 2 * SIZE)
         desk.store.commit()
-        assert receiver.first_credit() == WINDOW
+        assert receiver.first_grant() == WINDOW
 
     def test_of_a_batch_only_what_is_no_news_is_held_apart(self) -> None:
         desk = Desk(store=FakeStore, **SMALL)
@@ -165,9 +165,9 @@ class TestCredit:
         link.bring(1, 2)
         link.end()
         receiver = desk.session().receiver
-        assert receiver.first_credit() == less(2, 2 * SIZE)
+        assert receiver.first_grant() == less(2, 2 * SIZE)
         desk.store.commit()
-        assert receiver.first_credit() == less(1, SIZE), "the new one waits for the application"
+        assert receiver.first_grant() == less(1, SIZE), "the new one waits for the application"
 
     def test_a_node_that_closes_grants_nothing(self) -> None:
         desk = Desk(**SMALL)
@@ -271,7 +271,7 @@ class TestBudget:
         assert other.granted == granted, "more than half is in use still"
         desk.take()
         desk.host.run()
-        assert other.granted_unused(NORMAL).bytes == 4000
+        assert other.peer_credit_left(NORMAL).bytes == 4000
         assert desk.context.budget._used == 0
 
 

@@ -64,7 +64,7 @@ async def test_a_large_message_that_expires_on_its_way_is_aborted() -> None:
         assert (output._under_way, output._ends) == ({}, {})
         # The whole credit is there again, as the application has taken the rest.
         full = alice._core.runtime.config.credit_bytes
-        await eventually(lambda: session_of(bob, alice).granted_unused(0).bytes == full)
+        await eventually(lambda: session_of(bob, alice).peer_credit_left(0).bytes == full)
         again = await alice.send(bob.did, bytes(MIB), priority=Priority.LOW, until="accepted")
         assert again.state is DeliveryState.ACCEPTED
         assert len((await next_of(bob)).payload) == MIB

@@ -400,12 +400,12 @@ class TestSession:
         size = sum(map(len, ITEMS))
         assert size > sum(map(len, SHARES[0]))
         alice.send_copies(SIGNED[0], SHARES[0])
-        assert alice.send_window(1) == PLENTY[1].minus(Credit(3, size))
+        assert alice.credit_left(1) == PLENTY[1].minus(Credit(3, size))
         exchange(alice, bob)
         (batch,) = events_of(bob)
         assert isinstance(batch, BatchReceived)
         assert batch.size == size
-        assert bob.granted_unused(1) == alice.send_window(1)
+        assert bob.peer_credit_left(1) == alice.credit_left(1)
 
     @pytest.mark.parametrize("lack", [0, 1])
     def test_a_receiver_charges_the_paths(self, lack: int) -> None:

@@ -118,7 +118,7 @@ class AnswerQueue:
         if link is None:
             return  # so nothing grows for a peer that stays away
         # A node that closes accepts nothing more, so it grants nothing.
-        credit = self._window.credit(self) if self._host.is_open else _NO_CREDIT
+        credit = self._window.next_grant(self) if self._host.is_open else _NO_CREDIT
         is_committed = self._context.inbox_store.is_durable
         if first:
             link.queue_receipts([], first, is_committed=is_committed)

@@ -138,9 +138,9 @@ class PeerReceiver:
 
     # -- links ----------------------------------------------------------------------------
 
-    def first_credit(self) -> tuple[Credit, ...]:
+    def first_grant(self) -> tuple[Credit, ...]:
         """Return the credit to grant in a HELLO, by stream."""
-        return self._window.first_credit(self.answers)
+        return self._window.first_grant(self.answers)
 
     def begin(self, epochs: Epochs) -> bool:
         """Note the epochs of the peer's HELLO; `False` if one is older than the latest."""

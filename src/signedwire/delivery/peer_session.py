@@ -194,7 +194,7 @@ class PeerSession:
             epochs=self.sender.streams.epochs,
             known_epochs=self.receiver.epochs,
             marks=self.receiver.hello_marks,
-            credit=self.receiver.first_credit(),
+            credit=self.receiver.first_grant(),
         )
 
     def judge(self, link: LinkPort, hello: Hello) -> LinkVerdict:
@@ -473,7 +473,7 @@ class PeerSession:
             stored=self._context.store.backlog(self.did),
             in_flight=0 if sender is None else sender.streams.in_flight,
             overdue=None if link is None else link.overdue,
-            send_window=None if link is None else link.state.send_window,
+            send_window=None if link is None else link.state.credit_left,
             failed_attempts=0 if sender is None else sender.failures,
             dropped={} if sender is None else dict(sender.dropped),
             denies_us=self.denies_us and link is None,

@@ -165,11 +165,11 @@ class LinkStatePort(Protocol):
         """How far the peer's clock is from ours now; `None`: not measured lately."""
 
     @property
-    def send_window(self) -> tuple[Credit, ...] | None:
-        """By stream, the credit that is left of the peer's; `None` before the handshake."""
+    def credit_left(self) -> tuple[Credit, ...] | None:
+        """By stream, the credit for what we may still send; `None` before the handshake."""
 
-    def granted_unused(self, stream: int) -> Credit:
-        """Return the credit of a stream that the peer was granted on this link and has not used."""
+    def peer_credit_left(self, stream: int) -> Credit:
+        """Return the credit of a stream for what the peer may still send on this link."""
 
 
 class LinkPort(Protocol):

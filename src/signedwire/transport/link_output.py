@@ -147,7 +147,7 @@ class LinkOutput:
             return
         hello = session.their_hello
         assert hello is not None
-        credit = session.send_window(stream)
+        credit = session.credit_left(stream)
         messages = sender.next_batch(stream, credit, hello.max_payload_size, hello.max_batch_bytes)
         if messages:
             self.send(stream, messages)
