@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from signedwire import clock
 from signedwire.delivery.bounded_memory import BoundedSet
-from signedwire.delivery.denials import DenialLogLimiter
+from signedwire.delivery.log_limiter import LogLimiter
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_sender import BROKE
 from signedwire.delivery.peer_session import EndedLink, LinkVerdict, PeerSession
@@ -75,7 +75,8 @@ class Endpoint:
         """Puts messages of the application into the queues."""
         self.v2_speakers = BoundedSet(_MAX_V2_SPEAKERS)
         """DIDs that have proven themselves over v2. Their v1 messages are refused."""
-        self.denial_log = DenialLogLimiter()
+        self.denial_log = LogLimiter()
+        """Limits the lines about links of denied DIDs."""
         self.links: set[LinkPort] = set()
         """Open links."""
         self.connector: Connector | None = None

@@ -146,12 +146,13 @@ class PeerReceiver:
         """Note the epochs of the peer's HELLO; `False` if one is older than the latest."""
         before = self.epochs
         if any(new < known for new, known in zip(epochs, before, strict=True)):
-            self._host.log.warning(
-                "%s linked with an older state than the one known, and the link was refused: "
-                "two processes use its key, or its clock went back",
-                self.did,
-                extra=fields("older state", peer=self.did),
-            )
+            if not self._context.claims_log.note_attempt(self.did):
+                self._host.log.warning(
+                    "%s linked with an older state than the one known, and the link was refused: "
+                    "two processes use its key, or its clock went back",
+                    self.did,
+                    extra=fields("older state", peer=self.did),
+                )
             return False
         if epochs.durable != before.durable:
             self.durable.begin(epochs.durable)

@@ -258,8 +258,10 @@ class PeerSession:
 
     def _warn_of_old_copy(self, hello: Hello) -> None:
         epoch = self.sender.streams.durable.epoch
-        if hello.known_epochs.durable == epoch and self._context.store.learn(
-            self.did, hello.marks[:VOLATILE]
+        if (
+            hello.known_epochs.durable == epoch
+            and self._context.store.learn(self.did, hello.marks[:VOLATILE])
+            and not self._context.claims_log.note_attempt(self.did)
         ):
             self._host.log.warning(
                 "%s has accepted messages that our store does not have: the store is an old "
@@ -317,12 +319,14 @@ class PeerSession:
 
     def _restart(self, streams: SendStreams) -> None:
         """End what cannot be sent again in a newer epoch, for durable messages or for volatile."""
-        self._host.log.warning(
-            "%s has received messages of a later state of our key: two processes use the key, "
-            "our store is an old copy, or our clock went back. A newer epoch begins",
-            self.did,
-            extra=fields("later state", peer=self.did),
-        )
+        if not self._context.claims_log.note_attempt(self.did):
+            self._host.log.warning(
+                "%s says that it knows a later state of our key. If that is true, two processes "
+                "use the key, our store is an old copy, or our clock went back. "
+                "A newer epoch begins",
+                self.did,
+                extra=fields("later state", peer=self.did),
+            )
         sender = self.sender
         is_durable = streams is sender.streams.durable
         if self.link is not None:

@@ -106,7 +106,7 @@ class ReceiveStreams:
         assert epoch > before
         self.epoch = epoch
         self.marks = [0] * len(Priority)
-        for leaves in self._accepted:
+        for leaves in (*self._accepted, self._late, self._not_stored):
             leaves.clear()
 
     def restore(self, epoch: int, marks: Sequence[int]) -> None:
