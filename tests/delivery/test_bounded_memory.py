@@ -66,13 +66,3 @@ def test_bounded_for_ever(limit: int) -> None:
     for number in range(20_000):
         memory.add(number.to_bytes(4, "big"))
     assert len(memory) == limit
-
-
-def test_clear() -> None:
-    memory = BoundedSet(2)
-    for key in (b"a", b"b", b"c"):
-        memory.add(key)
-    memory.clear()
-    assert len(memory) == 0
-    assert memory.add(b"c")
-    assert b"a" not in memory
