@@ -106,8 +106,10 @@ class ReceiveStreams:
         assert epoch > before
         self.epoch = epoch
         self.marks = [0] * len(Priority)
-        for leaves in (*self._accepted, self._late, self._not_stored):
-            leaves.clear()
+        for accepted in self._accepted:
+            accepted.clear()
+        self._late.clear()
+        self._not_stored.clear()
 
     def restore(self, epoch: int, marks: Sequence[int]) -> None:
         """Continue from the state of an earlier process.
