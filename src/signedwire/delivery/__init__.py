@@ -13,7 +13,7 @@
   messages have come. `removed_rows`: ends messages whose rows were removed. `commit_window`:
   limits how many messages wait for a commit.
 - `policy`: rules about received messages. `access`, `denials`: denied DIDs, and the end of their
-  messages.
+  messages. `log_limiter`: limits the log lines that a peer causes by linking.
 - `send_queue`: the queue to a peer, with a lane for each stream. `lanes`: those of one kind, which
   share a limit, and slots reserved for Critical. `bounded_queue`: limits of a queue.
   `room_waiters`: the callers that wait for room.
