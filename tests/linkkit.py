@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from bodykit import encode_v2_body
 from idkit import id_of
 from signedwire.identity import Identity
 from signedwire.types import Credit, Priority
 from signedwire.wire import link_frames as frames
 from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
-from signedwire.wire.header import STREAMS, VOLATILE, encode_v2_body
+from signedwire.wire.header import STREAMS, VOLATILE
 from signedwire.wire.link_frames import Epochs, Hello, Part, Ping, Pong
 from signedwire.wire.parts import Batch, IncomingBatches
 from signedwire.wire.session import (

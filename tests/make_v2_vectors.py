@@ -13,13 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from bodykit import encode_v2_body
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit, Kind
 from signedwire.wire.batch import leaf_of, path_of
 from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.did_proof import make_did_proof, uri_of_proof
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
-from signedwire.wire.header import STREAMS, encode_v2_body
+from signedwire.wire.header import STREAMS
 from signedwire.wire.joint import receipt_hash, sign_joint
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,

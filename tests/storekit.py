@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from bodykit import encode_v2_body
 from idkit import id_of
 from linkkit import ALICE, BOB, EVE, body, received
 from signedwire.delivery.message import OutgoingMessage
@@ -16,7 +17,7 @@ from signedwire.delivery.store import Marks, MemoryStore, SqliteStore, Store, St
 from signedwire.delivery.store.commits import Writer
 from signedwire.errors import StoreError
 from signedwire.types import DeliveryState, Did, Priority, unix_time_us
-from signedwire.wire.header import MIN_V2_HEADER_SIZE, encode_v2_body
+from signedwire.wire.header import MIN_V2_HEADER_SIZE
 
 US: Final = ALICE.did
 PEER: Final = BOB.did

@@ -27,6 +27,7 @@ from nacl.bindings import (
     crypto_scalarmult_ed25519_base_noclamp,
 )
 
+from bodykit import encode_v2_body
 from idkit import id_of
 from linkkit import credits
 from signedwire import Address, Did, Identity, TransportConfig
@@ -35,7 +36,7 @@ from signedwire.transport.certificates import ALPN, NULL_CA_PEM, PUBLIC_NULL_CA_
 from signedwire.types import unix_time_us
 from signedwire.wire.did_proof import uri_of_proof
 from signedwire.wire.envelope import sign_batch
-from signedwire.wire.header import STREAMS, encode_v2_body
+from signedwire.wire.header import STREAMS
 from signedwire.wire.link_frames import Epochs, Hello
 from signedwire.wire.parts import encode_batch
 from wirekit import identity

@@ -415,6 +415,54 @@ def test_drop(full: Path) -> None:
     expect_one_sentence(run("outbox", "drop", "1", "--all"), 2, "exclude each other")
 
 
+def message_ids(*command: str) -> list[str]:
+    return [str(row["message_id"]) for row in run(*command, "list", "--json").objects]
+
+
+def test_a_message_is_named_by_the_start_of_its_id(full: Path) -> None:
+    numbers, names = ids("outbox"), message_ids("outbox")
+    lines = run("outbox", "list").stdout.splitlines()
+    starts = [f"{number}  {name[:8]}  to " for number, name in zip(numbers, names, strict=True)]
+    assert all(map(str.startswith, lines, starts)), lines
+    ran = run("outbox", "show", names[0][:8].upper())
+    assert f"id        {numbers[0]}\nmessage   {names[0]}\n" in ran.stdout
+    absent = "".join("f" if digit != "f" else "e" for digit in names[0])
+    ran = run("outbox", "drop", names[1][:8], names[1], numbers[1], absent[:9], "--json")
+    assert ran.exit_code == 1
+    assert ran.objects == [{"ids": [int(numbers[1])], "missing": [absent[:9]]}]
+    assert f"there is no message {absent[:9]}" in ran.stderr
+    assert ids("outbox") == [numbers[0], numbers[2]]
+    expect_one_sentence(run("outbox", "show", absent), 1, f"no message {absent} waits")
+    for text in (names[0][:7] + "g", "abcdef", f"{names[0]}0"):
+        ran = run("outbox", "drop", text)
+        expect_one_sentence(ran, 2, f"{text!r} is neither a number", "8 to 32 hex digits")
+    assert ids("outbox") == [numbers[0], numbers[2]]
+
+
+def test_a_name_of_several_messages_changes_none(
+    alice: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = iter(["0123456789abcdef" * 2, "01234567" + "f" * 24])
+    monkeypatch.setattr(
+        "signedwire.sending.new_ids", lambda count: [bytes.fromhex(next(made))] * count
+    )
+    run("send", AWAY, "one")
+    run("send", AWAY, "two")
+    first, second = ids("outbox")
+    ran = run("outbox", "drop", second, "01234567")
+    expect_one_sentence(
+        ran,
+        2,
+        "01234567 is the name of 2 messages: "
+        f"{'0123456789abcdef' * 2} (number {first}), 01234567{'f' * 24} (number {second})",
+        "Nothing was changed. Give more digits",
+    )
+    expect_one_sentence(run("outbox", "show", "01234567"), 2, "is the name of 2 messages")
+    assert ids("outbox") == [first, second]
+    assert run("outbox", "drop", "012345678").stdout == "dropped 1 message\n"
+    assert ids("outbox") == [second]
+
+
 def test_retry(full: Path) -> None:
     ran = run("outbox", "retry")
     assert ran.exit_code == 0, ran
@@ -463,7 +511,8 @@ def test_dead_letters(full: Path, alice: Identity, bob: Node) -> None:
     assert run("dead", "show", second, "--json").objects[0]["payload"] == "one"
     expect_one_sentence(run("dead", "show", "99"), 1, "there is no dead letter 99")
 
-    ran = run("dead", "retry", second, "99")
+    assert f"{second}  {message_ids('dead')[1][:8]}  to " in run("dead", "list").stdout
+    ran = run("dead", "retry", message_ids("dead")[1][:8], "99")
     assert ran.exit_code == 1
     assert ran.stdout == "put back into the outbox: 1 message\n"
     assert ids("dead") == [first, third]

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clikit import Ran, expect_one_sentence, isolate, run
 
+from bodykit import encode_v2_body
 from idkit import id_of
-from signedwire import Identity, SignedEnvelope, TransportConfig, payloads
+from signedwire import Identity, Kind, SignedEnvelope, TransportConfig, payloads
 from signedwire.cli.formatting import decoded_fields, envelope_fields
 from signedwire.errors import MessageRefusedError
 from signedwire.sync import Node
 from signedwire.wire.envelope import MerklePath, sign_batch
 from signedwire.wire.frames import encode_frame
-from signedwire.wire.header import encode_v2_body
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 LIMIT = 10.0
@@ -56,7 +57,7 @@ def wrapped(text: str) -> bytes:
     return "\n".join(text[at : at + 60] for at in range(0, len(text), 60)).encode()
 
 
-def v2_envelope(index: int = 1) -> SignedEnvelope:
+def v2_envelope(index: int = 1, **fields: Any) -> SignedEnvelope:
     """One of three that were signed together."""
     bodies = [
         encode_v2_body(
@@ -69,6 +70,7 @@ def v2_envelope(index: int = 1) -> SignedEnvelope:
             payload_type=0,
             epoch=9,
             expires_at_us=0,
+            **fields,
         )
         for number in (1, 2, 3)
     ]
@@ -165,6 +167,24 @@ def test_a_recipient_that_is_no_did_is_shown_as_it_is(tmp_path: Path) -> None:
     ran = verify_bytes(tmp_path, data)
     assert ran.exit_code == 1
     assert f"to {'00' * 32}" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({}, "message  volatile"),
+        ({"subject": b"arm/left", "is_durable": True}, 'message  durable  subject "arm/left"'),
+        ({"kind": Kind.PUBLICATION, "subject": b"x"}, 'publication  volatile  subject "x"'),
+        ({"subject": b'a"  9 bytes \\'}, r'message  volatile  subject "a\"  9 bytes \\"'),
+        ({"subject": "\u202eleft".encode()}, r'message  volatile  subject "\u202eleft"'),
+    ],
+)
+def test_the_kind_and_the_subject_of_a_v2_envelope_are_shown(
+    tmp_path: Path, fields: dict[str, Any], shown: str
+) -> None:
+    ran = verify_bytes(tmp_path, v2_envelope(**fields).encode())
+    assert ran.exit_code == 0, ran
+    assert ran.stdout.endswith(f"Z  {shown}  5 bytes\n")
 
 
 @pytest.mark.parametrize(

@@ -34,13 +34,13 @@ from signedwire.delivery.peer_session import EndedLink, PeerSession
 from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import MessageQueue
 from signedwire.delivery.receipt import transition_all
-from signedwire.delivery.receive_stream import Arrivals
+from signedwire.delivery.receive_streams import Arrivals
 from signedwire.delivery.send_options import SendOptions
+from signedwire.delivery.send_streams import Refused
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
 from signedwire.delivery.stranger_room import StrangerRoom
 from signedwire.delivery.stream_answers import Answers
-from signedwire.delivery.streams import Refused
 from signedwire.errors import Cause, FailureKind, StoreError
 from signedwire.events import Event
 from signedwire.home import Home, Phase
@@ -427,6 +427,8 @@ class FakeLink:
         self.max_batch = 1 << 16
         self.is_slow = False
         """Whether the system has not taken what was written."""
+        self.is_half_way = False
+        """Whether some parts of each batch are written, and some are not."""
         self.ended: EndedLink | None = None
 
     # -- as the session sees it -----------------------------------------------------------
@@ -445,26 +447,26 @@ class FakeLink:
         return Epochs(0, 0) if self.hello is None else self.hello.epochs
 
     @property
-    def send_window(self) -> tuple[Credit, ...] | None:
+    def credit_left(self) -> tuple[Credit, ...] | None:
         if self.hello is None:
             return None
         return tuple(
             have.minus(used) for have, used in zip(self.hello.credit, self.spent, strict=True)
         )
 
-    def granted_unused(self, stream: int) -> Credit:
+    def peer_credit_left(self, stream: int) -> Credit:
         return self.granted[stream].minus(self.arrived[stream])
 
     @property
     def all_unused(self) -> tuple[Credit, ...]:
         """What was granted and is not used, by stream."""
-        return tuple(map(self.granted_unused, range(STREAMS)))
+        return tuple(map(self.peer_credit_left, range(STREAMS)))
 
     def pump(self) -> None:
         if not self.is_open or self.is_over:
             return
         assert self.hello is not None
-        window, sender = self.send_window, self.session.sender
+        window, sender = self.credit_left, self.session.sender
         assert window is not None
         largest = self.hello.max_payload_size
         for stream in TOP_DOWN:
@@ -488,6 +490,12 @@ class FakeLink:
             transition_all(messages, DeliveryState.WRITTEN, unix_time_us())
         if sender.lanes:
             self._desk.host.call_soon(self.pump)
+
+    def abort_dead(self) -> None:
+        sender = self.session.sender
+        for batch, messages, _ in self.batches if self.is_half_way else ():
+            if all(map(sender.is_dead, messages)):
+                sender.aborted(batch.name)
 
     def queue_receipts(
         self,

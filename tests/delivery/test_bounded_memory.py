@@ -50,6 +50,16 @@ def test_it_is_the_last_few_distinct_keys(limit: int, keys: list[bytes]) -> None
             assert (bytes([each]) in memory) == (bytes([each]) in model)
 
 
+def test_clear() -> None:
+    memory = BoundedSet(2)
+    for key in (b"a", b"b", b"c"):
+        memory.add(key)
+    memory.clear()
+    assert len(memory) == 0
+    assert memory.add(b"c")
+    assert list(memory._entries) == [b"c"]
+
+
 @pytest.mark.parametrize("limit", [1, 1000])
 def test_bounded_for_ever(limit: int) -> None:
     memory = BoundedSet(limit)

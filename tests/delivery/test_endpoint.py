@@ -19,9 +19,9 @@ from peerkit import (
 )
 
 from linkkit import ALICE, BOB, EVE
-from signedwire.delivery import denials as denials_module
+from signedwire.delivery import log_limiter
 from signedwire.delivery import peer_session as peer_session_module
-from signedwire.delivery.denials import DenialLogLimiter
+from signedwire.delivery.log_limiter import LogLimiter
 from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import (
@@ -477,9 +477,9 @@ class TestDenied:
         assert desk.host.drops[Reason.DENIED, BOB.did] == 1
 
 
-class TestDenialLogLimiter:
+class TestLogLimiter:
     def test_once_a_minute_for_each(self, clock: ManualClock) -> None:
-        log = DenialLogLimiter()
+        log = LogLimiter()
         steps = [(0, False), (59, True), (1, False), (1, True)]
         for seconds, is_logged in steps:
             clock.move(seconds)
@@ -487,8 +487,8 @@ class TestDenialLogLimiter:
         assert not log.note_attempt(EVE.did)
 
     def test_ever_new_keys(self, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(denials_module, "_MAX_LOGGED", 3)
-        log = DenialLogLimiter()
+        monkeypatch.setattr(log_limiter, "_MAX_LOGGED", 3)
+        log = LogLimiter()
         keys = [Identity.from_seed(n.to_bytes(32, "big")).did for n in range(1, 9)]
         assert [log.note_attempt(key) for key in keys[:5]] == [False, False, False, True, True]
         assert len(log._logged) == 3

@@ -23,7 +23,7 @@ from signedwire.delivery import session_map
 from signedwire.delivery.message import IncomingMessage, OutgoingMessage
 from signedwire.delivery.null_store import NullStore
 from signedwire.delivery.peer_receiver import PeerReceiver
-from signedwire.delivery.receive_stream import ReceiveStream
+from signedwire.delivery.receive_streams import ReceiveStreams
 from signedwire.errors import BackpressureError, NotAllowedError, UnknownPeerError
 from signedwire.identity import Identity
 from signedwire.types import Credit, DeliveryState, Priority, Reason
@@ -60,7 +60,7 @@ class Peer:
         self.who = who
         self.epochs = Epochs(9, 9)
         self.sent = [0] * STREAMS
-        self.halves = [ReceiveStream(bytes(who.did), bytes(ALICE.did), 10_000) for _ in range(2)]
+        self.streams = [ReceiveStreams(bytes(who.did), bytes(ALICE.did), 10_000) for _ in range(2)]
         """What it has accepted of our durable messages, and of our volatile ones."""
         self.got: dict[int, list[int]] = defaultdict(list)
         """Numbers of our messages that it has accepted, by stream, in their order."""
@@ -72,8 +72,8 @@ class Peer:
         """What a receiver makes of one batch; returns places of what it accepts."""
         batch, _, bodies = link.batches[at]
         what = BatchReceived(bodies, batch.root, batch.leaves, batch.signature)
-        half = self.halves[stream_of(bodies[0]) >= VOLATILE]
-        arrivals = half.arrived(what, 1 << 16, 0)
+        streams = self.streams[stream_of(bodies[0]) >= VOLATILE]
+        arrivals = streams.arrived(what, 1 << 16, 0)
         known = {*arrivals.duplicates, *(message.leaf for message in arrivals.new)}
         for message in arrivals.new:
             self.got[message.stream].append(number_of(message_id_of(bodies[message.index]).hex()))
@@ -157,19 +157,22 @@ class World:
         peer, rng = self.peers[link.session.did], self.rng
         if rng.random() < 0.1:
             self.restart(peer, link)
-        known = [half.epoch for half in peer.halves]
+        known = [streams.epoch for streams in peer.streams]
         for which in range(2):
             if rng.random() < 0.05:
                 known[which] += 1  # somebody else has used our key
         # It closes a link of an older epoch, and takes up a newer one.
-        if any(half.epoch > ours for half, ours in zip(peer.halves, link.our_epochs, strict=True)):
+        if any(
+            streams.epoch > ours
+            for streams, ours in zip(peer.streams, link.our_epochs, strict=True)
+        ):
             link.end(closed(frames.CLOSE_STALE_EPOCH))
             return
         marks: tuple[int, ...] = ()
-        for half, its, ours in zip(peer.halves, known, link.our_epochs, strict=True):
-            if ours != half.epoch:
-                half.begin(ours)
-            marks += half.marks_now() if its == ours else (0, 0, 0, 0)
+        for streams, its, ours in zip(peer.streams, known, link.our_epochs, strict=True):
+            if ours != streams.epoch:
+                streams.begin(ours)
+            marks += streams.marks_now() if its == ours else (0, 0, 0, 0)
         room = Credit(rng.randrange(1, 40), rng.randrange(1500, 20_000))
         link.say_hello(
             epochs=peer.epochs,
@@ -183,7 +186,7 @@ class World:
         has_store = self.rng.random() < 0.5
         peer.epochs = Epochs(peer.epochs.durable + (not has_store), peer.epochs.volatile + 1)
         peer.sent = [*(peer.sent[:VOLATILE] if has_store else [0] * 4), 0, 0, 0, 0]
-        peer.halves[1] = ReceiveStream(bytes(peer.who.did), bytes(ALICE.did), 10_000)
+        peer.streams[1] = ReceiveStreams(bytes(peer.who.did), bytes(ALICE.did), 10_000)
         for old in self.links:
             if old is not link and old.session.did == peer.who.did:
                 peer.judged[old] = 10**9
@@ -229,7 +232,7 @@ class World:
             return
         link = self.rng.choice(open_)
         peer, stream = self.peers[link.session.did], self.rng.randrange(STREAMS)
-        room = link.granted_unused(stream)
+        room = link.peer_credit_left(stream)
         count = min(self.rng.randrange(1, 5), room.messages, room.bytes // 230)
         if count <= 0:
             return
@@ -304,12 +307,12 @@ class World:
             sender = session.sender
             for message in sender.lanes:
                 places[id(message)] += 1
-            for message, _ in sender._dead:
+            for message, *_ in sender._dead:
                 places[id(message)] += not message.is_final
             flying = [
                 message
-                for half in (sender.streams.durable, sender.streams.volatile)
-                for flight in half._in_flight.values()
+                for streams in (sender.streams.durable, sender.streams.volatile)
+                for flight in streams._in_flight.values()
                 for message in flight.messages
                 if message is not None
             ]
@@ -338,7 +341,7 @@ class World:
                 for stream, size in enumerate(window._sizes):
                     used = window._in_inbox.of(stream)
                     for one in window._links:
-                        used = used.plus(*one.state.granted_unused(stream))
+                        used = used.plus(*one.state.peer_credit_left(stream))
                     assert not used.exceeds(size), (stream, used, size)
                     assert min(window._in_inbox.of(stream)) >= 0
                     assert min(window._uncommitted.of(stream)) >= 0
@@ -350,7 +353,7 @@ class World:
         for stream, size in enumerate(window._sizes):
             free = size.minus(window._in_inbox.of(stream)).minus(window._uncommitted.of(stream))
             for one in window._links:
-                free = free.minus(one.state.granted_unused(stream))
+                free = free.minus(one.state.peer_credit_left(stream))
             if max(free) > 0 and stream not in window._changed:
                 raise AssertionError(f"{free} of stream {stream} is lost")
             is_cut = answers in receiver._context.budget._cut

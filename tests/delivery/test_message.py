@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bodykit import encode_v2_body
 from idkit import id_of
 from signedwire.clock import WallInstant
 from signedwire.delivery.message import IncomingMessage, Message, OutgoingMessage
@@ -18,7 +19,7 @@ from signedwire.errors import SignatureError
 from signedwire.identity import Identity
 from signedwire.types import Did, PayloadType, Priority, Reason
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
-from signedwire.wire.header import VOLATILE, encode_v2_body
+from signedwire.wire.header import VOLATILE
 from signedwire.wire.link_frames import REASON_CODES
 from signedwire.wire.session import BatchReceived
 

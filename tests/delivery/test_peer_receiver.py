@@ -15,6 +15,7 @@ from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.store import IncomingRow, Marks, RememberedLeaves
 from signedwire.errors import ClosedError, StoreFailedError
 from signedwire.home import Phase
+from signedwire.identity import Identity
 from signedwire.types import Credit, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.header import MAX_V2_HEADER_SIZE, MIN_V2_HEADER_SIZE, STREAMS, VOLATILE
@@ -50,7 +51,7 @@ def less(messages: int, size: int, stream: int = NORMAL) -> tuple[Credit, ...]:
 
 def window_of(desk: Desk) -> tuple[Credit, ...]:
     """What a HELLO to Bob would grant now."""
-    return desk.session().receiver.first_credit()
+    return desk.session().receiver.first_grant()
 
 
 def batch_of(*numbers: int, epoch: int = 9, **options: Any) -> BatchReceived:
@@ -151,9 +152,9 @@ class TestCredit:
         again.end()
         desk.host.run()
         receiver = desk.session().receiver
-        assert receiver.first_credit() == less(2, 2 * SIZE)
+        assert receiver.first_grant() == less(2, 2 * SIZE)
         desk.store.commit()
-        assert receiver.first_credit() == WINDOW
+        assert receiver.first_grant() == WINDOW
 
     def test_of_a_batch_only_what_is_no_news_is_held_apart(self) -> None:
         desk = Desk(store=FakeStore, **SMALL)
@@ -164,9 +165,9 @@ class TestCredit:
         link.bring(1, 2)
         link.end()
         receiver = desk.session().receiver
-        assert receiver.first_credit() == less(2, 2 * SIZE)
+        assert receiver.first_grant() == less(2, 2 * SIZE)
         desk.store.commit()
-        assert receiver.first_credit() == less(1, SIZE), "the new one waits for the application"
+        assert receiver.first_grant() == less(1, SIZE), "the new one waits for the application"
 
     def test_a_node_that_closes_grants_nothing(self) -> None:
         desk = Desk(**SMALL)
@@ -191,6 +192,22 @@ class TestCredit:
 
 
 class TestBudget:
+    def test_what_is_granted_is_not_reserved(self) -> None:
+        """Each stream of each peer is granted what is free, so more than the budget may come."""
+        desk = Desk(inbox_bytes=4000, max_payload_size=1000, credit_bytes=2000)
+        links = [desk.link(BOB), desk.link(EVE)]
+        granted = [credit.bytes for link in links for credit in link.granted]
+        assert sum(granted) > 4000
+        assert max(granted) <= 4000
+        for link in links:
+            for stream in (0, 1, 2):  # three priorities of durable messages
+                link.bring(1, 2, priority=stream, payload=bytes(800))
+        used = desk.context.budget._used
+        assert 4000 < used <= sum(granted)
+        # At the limit, nobody is granted more.
+        late = desk.link(Identity.generate())
+        assert {credit.bytes for credit in late.granted} == {0}
+
     def budget(self, limit: int = 10_000) -> InboxBudget:
         return Desk(inbox_bytes=limit, max_payload_size=1000).context.budget
 
@@ -254,7 +271,7 @@ class TestBudget:
         assert other.granted == granted, "more than half is in use still"
         desk.take()
         desk.host.run()
-        assert other.granted_unused(NORMAL).bytes == 4000
+        assert other.peer_credit_left(NORMAL).bytes == 4000
         assert desk.context.budget._used == 0
 
 

@@ -12,8 +12,14 @@ from idkit import number_of
 from linkkit import BOB, PLENTY, with_credit
 from signedwire.clock import WallInstant
 from signedwire.delivery import peer_sender
-from signedwire.delivery.advice import UNANSWERED, late_by_the_peer
-from signedwire.errors import BackpressureError, Cause, FailureKind, MessageRefusedError
+from signedwire.delivery.advice import HALF_SENT, UNANSWERED, late_by_the_peer
+from signedwire.errors import (
+    BackpressureError,
+    Cause,
+    FailureKind,
+    MessageExpiredError,
+    MessageRefusedError,
+)
 from signedwire.events import MessageRefused
 from signedwire.types import DeliveryState, Priority, Reason
 from signedwire.wire import link_frames as frames
@@ -273,11 +279,46 @@ class TestAborts:
         assert sender.streams.in_flight == 1
         desk.host.run()
         assert (message.state, message.reason) == (EXPIRED, Reason.EXPIRED)
+        assert message.detail == HALF_SENT
         assert message.body == b""
         assert sender.dropped == {Reason.EXPIRED: 1}
         assert not desk.host.timers
         link.accept()
         assert later.state is ACCEPTED
+
+    def test_its_deadline_aborts_it(self, desk: Desk, clock: ManualClock) -> None:
+        """So the error says at once that the peer does not have it."""
+        link = desk.link()
+        link.is_slow = link.is_half_way = True
+        at = due("seconds", clock)
+        messages = [desk.post(expires_at=at) for _ in range(3)]
+        desk.host.wait(11)
+        assert [message.detail for message in messages] == [HALF_SENT] * 3
+        assert desk.session().sender.dropped == {Reason.EXPIRED: 3}
+        assert desk.session().sender.streams.is_empty
+        with pytest.raises(MessageExpiredError) as caught:
+            messages[0].raise_if_failed()
+        name = f"message {messages[0].message_id[:8]} to {BOB.did}"
+        assert caught.value.fact == (
+            f"{name} expired before it could be written (its sending was stopped half-way, so "
+            "the peer does not have it); it will not be sent"
+        )
+
+    def test_an_earlier_link_may_have_written_it_whole(
+        self, desk: Desk, clock: ManualClock
+    ) -> None:
+        link = desk.link()
+        link.is_slow = True
+        message = desk.post(expires_at=due("seconds", clock))
+        link.end(closed(frames.CLOSE_DONE))
+        second = desk.begin(BOB)
+        second.is_slow = second.is_half_way = True
+        second.say_hello()
+        assert [message] in [messages for _, messages, _ in second.batches]
+        desk.host.wait(11)
+        desk.host.run()
+        assert (message.state, message.detail, message.body) == (EXPIRED, UNANSWERED, b"")
+        assert desk.session().sender.streams.is_empty
 
     def test_it_ends_in_another_way_before_its_turn(self, desk: Desk, clock: ManualClock) -> None:
         link = desk.link()

@@ -230,7 +230,7 @@ class CopySender(Sender):
         bodies = [message.body for message in messages]
         others = [body(n, recipient=EVE) for n in range(1, 21)]
         copies = sign_copies(ALICE, [others, bodies])[1]
-        self.stream.sent(copies, messages, bodies)
+        self.streams.sent(copies, messages, bodies)
         return copies, messages
 
 
@@ -245,11 +245,11 @@ def sender() -> CopySender:
 class TestSending:
     def test_a_receipt_by_leaf_with_its_proof(self, sender: CopySender) -> None:
         copies, messages = sender.send_copies()
-        assert sender.stream.is_in_flight(copies.name)
+        assert sender.streams.is_in_flight(copies.name)
         assert sender.hear(ACCEPTED_ENVELOPES, *copies.leaves[1:]) == messages[1:]
         assert sender.hear(ACCEPTED_ENVELOPES, copies.leaves[0]) == messages[:1]
-        assert sender.stream.is_empty
-        assert sender.stream.in_flight_bytes == 0
+        assert sender.streams.is_empty
+        assert sender.streams.in_flight_bytes == 0
         for message in messages:
             assert message.state is ACCEPTED
             proof = message.proof()
@@ -262,9 +262,9 @@ class TestSending:
         """It belongs to all recipients, so a receipt for it says nothing."""
         copies, messages = sender.send_copies()
         said = Receipts(ACCEPTED_BATCHES, 1, (copies.root, copies.leaves[0]))
-        assert not sender.stream.is_expected(said)
+        assert not sender.streams.is_expected(said)
         assert sender.hear(ACCEPTED_BATCHES, copies.root, *copies.leaves) == []
-        assert sender.stream.in_flight == len(messages)
+        assert sender.streams.in_flight == len(messages)
         assert all(message.state is not ACCEPTED for message in messages)
 
     def test_handled_and_refused(self, sender: CopySender) -> None:
@@ -281,7 +281,7 @@ class TestSending:
             proof = message._make_proof()
             assert proof is not None
             assert verify_receipt(proof).envelope.body == message.body
-        assert sender.stream.is_empty
+        assert sender.streams.is_empty
 
     def test_two_shares_of_one_tree(self, sender: CopySender) -> None:
         """Of two lanes, for instance: the root is one, the names are two."""
@@ -291,7 +291,7 @@ class TestSending:
         shares = [[message.body for message in messages] for messages in (first, second)]
         signed = sign_copies(ALICE, shares)
         for copies, messages, bodies in zip(signed, (first, second), shares, strict=True):
-            sender.stream.sent(copies, messages, bodies)
+            sender.streams.sent(copies, messages, bodies)
         found = sender.refuse(signed[0].leaves[0], signed[1].leaves[0])
         assert len(found) == 2
         for one in found:
@@ -313,7 +313,7 @@ class TestSending:
         sender.queue()
         sent, _ = sender.send()
         assert len(sender.hear(ACCEPTED_BATCHES, sent.root, copies.root)) == 1
-        assert sender.stream.in_flight == 3
+        assert sender.streams.in_flight == 3
 
 
 def signed_by_bob(receipts: Receipts) -> bytes:

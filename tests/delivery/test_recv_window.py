@@ -62,14 +62,14 @@ class CheckedWindow(RecvWindow):
         for place, messages, size in self.uncommitted:
             used = used.plus(messages, size) if place == stream else used
         for link in self.links:
-            used = used.plus(*link.state.granted_unused(stream))
+            used = used.plus(*link.state.peer_credit_left(stream))
         return used
 
     def missing(self, stream: int) -> Credit:
         """What a stream lacks of its window; below 0: what it has beyond it."""
         return self._sizes[stream].minus(self.in_use(stream))
 
-    def credit(self, receiver: BudgetUser) -> dict[int, Credit]:
+    def next_grant(self, receiver: BudgetUser) -> dict[int, Credit]:
         self._count_taken()
         budget = self._budget
         free = max(0, budget._limit - budget._used)
@@ -79,7 +79,7 @@ class CheckedWindow(RecvWindow):
             granted = Credit(max(0, messages), min(free, max(0, size)))
             if granted != NOTHING:
                 model[stream] = granted
-        found = super().credit(receiver)
+        found = super().next_grant(receiver)
         assert found == model, "not what a look at all streams finds"
         return found
 
@@ -128,8 +128,8 @@ class WireLink(FakeLink):
             events_of(each)
         self.say_hello(epochs=epochs)
 
-    def granted_unused(self, stream: int) -> Credit:
-        return self.ours.granted_unused(stream)
+    def peer_credit_left(self, stream: int) -> Credit:
+        return self.ours.peer_credit_left(stream)
 
     def answer(self, credit: Mapping[int, Credit], answers: Answers) -> None:
         for stream, more in credit.items():
@@ -300,7 +300,7 @@ class World:
         sizes = [20_000, 30_000] if how == "begun" else [0, 5, 100, 9_000, 30_000]
         size, count = rng.choice(sizes), rng.randint(1, 5)
         bodies = peer.bodies(stream, size, count, flaw)
-        bodies = fitting(bodies, link.theirs.send_window(stream))
+        bodies = fitting(bodies, link.theirs.credit_left(stream))
         if not bodies:
             self.seen["no credit"] += 1
             return
@@ -321,7 +321,7 @@ class World:
         if link is None or link.theirs.is_sending(stream):
             return
         bodies = peer.bodies(stream, 50, self.rng.randint(1, 4), self.rng.choice(["", "late"]))
-        bodies = fitting(bodies, link.theirs.send_window(stream), overhead=2 + 32 * 4)
+        bodies = fitting(bodies, link.theirs.credit_left(stream), overhead=2 + 32 * 4)
         if bodies:
             others = [body_of(stream, n, sender=who, recipient=EVE) for n in range(1, 6)]
             link.theirs.send_copies(sign_copies(who, [others, bodies])[1], bodies)
@@ -401,8 +401,8 @@ class World:
             for stream in range(STREAMS):
                 assert min(self.window(who).missing(stream)) >= 0, "too much was granted"
                 if (link := peer.open_link) is not None:
-                    left = link.theirs.send_window(stream)
-                    assert not left.exceeds(link.ours.granted_unused(stream))
+                    left = link.theirs.credit_left(stream)
+                    assert not left.exceeds(link.ours.peer_credit_left(stream))
 
     def settle(self) -> None:
         """All is stored and taken; then a link of each peer has the whole window."""
@@ -426,7 +426,7 @@ class World:
             window, link = self.window(who), peer.open_link
             assert link is not None
             for stream in range(STREAMS):
-                whole, unused = window._sizes[stream], link.granted_unused(stream)
+                whole, unused = window._sizes[stream], link.peer_credit_left(stream)
                 assert unused.messages == whole.messages
                 assert unused.bytes >= min(whole.bytes, desk.context.budget._limit)
 

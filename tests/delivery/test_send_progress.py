@@ -6,8 +6,8 @@ import pytest
 
 from signedwire.delivery.advice import UNANSWERED
 from signedwire.delivery.send_progress import SendProgress
+from signedwire.delivery.send_streams import Refused
 from signedwire.delivery.store import MemoryStore, StoreLimits
-from signedwire.delivery.streams import Refused
 from signedwire.errors import Cause, FailureKind
 from signedwire.types import Priority, Reason
 from storekit import OTHER, PEER, US, stored

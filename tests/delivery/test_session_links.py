@@ -28,6 +28,7 @@ from signedwire.events import PeerConnected, PeerDisconnected
 from signedwire.types import DeliveryState, PeerState, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.clock_offset import ClockOffset
+from signedwire.wire.link_frames import Epochs
 from signedwire.wire.session import Closed
 
 SMALLER, LARGER = sorted((ALICE, BOB), key=lambda identity: bytes(identity.did))
@@ -153,6 +154,28 @@ class TestHello:
             assert desk.begin().say_hello(known_epochs=epochs(known_epoch)).code is None
         else:
             assert session.hello().epochs == epochs(ours)
+
+    def test_a_peer_that_claims_later_states_fills_no_log(
+        self, caplog: pytest.LogCaptureFixture, clock: ManualClock
+    ) -> None:
+        """Anybody can claim them, for both kinds of messages and again and again."""
+        desk = Desk()
+        with caplog.at_level(logging.WARNING):
+            for _ in range(50):
+                link = desk.begin()
+                ours = link.our_hello.epochs
+                link.say_hello(known_epochs=Epochs(ours.durable + 1, ours.volatile + 1))
+                assert link.code == STALE
+            assert len(caplog.records) == 1
+            assert "says that it knows a later state of our key" in caplog.text
+            clock.move(61)
+            ours = (link := desk.begin()).our_hello.epochs
+            link.say_hello(known_epochs=Epochs(ours.durable + 1, 0))
+            assert len(caplog.records) == 2
+            link = desk.link(epochs=Epochs(2**40, 2**40))
+            for epoch in range(50):
+                desk.begin().say_hello(epochs=Epochs(9, epoch))
+            assert len(caplog.records) == 2
 
     def test_an_older_epoch_of_the_peer(self, caplog: pytest.LogCaptureFixture) -> None:
         desk = Desk()

@@ -1,4 +1,4 @@
-"""`SendStream` and `ReceiveStream`: numbers, marks, answers, and what is kept for how long."""
+"""`SendStreams` and `ReceiveStreams`: numbers, marks, answers, and what is kept for how long."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ from idkit import id_of, number_of
 from linkkit import ALICE, BOB, EVE, body, credits, received
 from signedwire.delivery.message import IncomingMessage, OutgoingMessage
 from signedwire.delivery.receipt import Receipt
-from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
+from signedwire.delivery.receive_streams import Arrivals, ReceiveStreams
 from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.send_queue import SendQueue
-from signedwire.delivery.streams import MAX_BATCH_BYTES, MAX_BATCH_MESSAGES, Refused, SendStream
+from signedwire.delivery.send_streams import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_MESSAGES,
+    Refused,
+    SendStreams,
+)
 from signedwire.identity import Identity, Label
 from signedwire.types import Credit, DeliveryState, Priority, Reason, unix_time_us
 from signedwire.wire.envelope import SignedEnvelope, sign_batch
@@ -50,11 +55,11 @@ def nobody_is_dead(_: OutgoingMessage) -> bool:
 
 
 class Sender:
-    """A queue, its stream and what was written: the sending half of a peer."""
+    """A queue, its streams and what was written: the sending half of a peer."""
 
     def __init__(self) -> None:
         self.lanes: SendQueue[OutgoingMessage] = SendQueue(100_000, 100)
-        self.stream = SendStream(US, THEM, EPOCH)
+        self.streams = SendStreams(US, THEM, EPOCH)
         self.count = 0
 
     def queue(
@@ -81,7 +86,7 @@ class Sender:
         """The next batch of the highest lane that has one."""
         for priority in sorted(Priority, reverse=True):
             lane = self.lanes.lane(priority)
-            batch = self.stream.take_batch(lane, room[priority], is_dead, largest)
+            batch = self.streams.take_batch(lane, room[priority], is_dead, largest)
             if batch:
                 return batch
         return []
@@ -92,7 +97,7 @@ class Sender:
         assert messages
         bodies = [message.body for message in messages]
         root, signature, leaves = sign_batch(ALICE, bodies)
-        self.stream.sent(SentBatch(root, leaves, signature), messages, bodies)
+        self.streams.sent(SentBatch(root, leaves, signature), messages, bodies)
         for message in messages:
             if message.state is QUEUED:
                 message.advance(WRITTEN)
@@ -100,7 +105,7 @@ class Sender:
 
     def take_unanswered(self) -> list[OutgoingMessage]:
         """The link broke."""
-        messages = self.stream.take_unanswered()
+        messages = self.streams.take_unanswered()
         self.lanes.put_back([(message, message.options.stream) for message in messages])
         return messages
 
@@ -109,14 +114,14 @@ class Sender:
         plain = Receipts(kind, 55, hashes)
         text = THEM + US + plain.statement
         receipts = replace(plain, signature=BOB._sign_labelled(Label.RECEIPT, text))
-        return self.stream.receipts(receipts, receipts.proof)
+        return self.streams.receipts(receipts, receipts.proof)
 
     def refuse(self, *leaves: bytes, reason: Reason = Reason.INBOX_FULL) -> list[Refused]:
         """A refusal by Bob has come."""
         plain = Receipts(4, 55, leaves, code=REASON_CODES[reason], text=b"no")
         text = THEM + US + plain.statement
         receipts = replace(plain, signature=BOB._sign_labelled(Label.RECEIPT, text))
-        return self.stream.refused(receipts, receipts.proof)
+        return self.streams.refused(receipts, receipts.proof)
 
 
 @pytest.fixture
@@ -126,7 +131,7 @@ def sender() -> Sender:
 
 class TestNumbering:
     def test_each_lane_counts_for_itself_from_one(self, sender: Sender) -> None:
-        assert sender.stream.is_fresh
+        assert sender.streams.is_fresh
         for priority in (NORMAL, LOW, NORMAL, HIGH, CRITICAL, NORMAL, CRITICAL):
             sender.queue(priority=priority)
         batches = [sender.next() for _ in range(5)]
@@ -139,7 +144,7 @@ class TestNumbering:
         ]
         sender.queue()
         sender.send()
-        assert not sender.stream.is_fresh
+        assert not sender.streams.is_fresh
 
     def test_the_header_is_as_the_stream_says(self, sender: Sender) -> None:
         sender.queue(b"x", HIGH)
@@ -174,8 +179,8 @@ class TestNumbering:
 
     def test_lanes_that_are_left_alone(self, sender: Sender) -> None:
         queued = [sender.queue(priority=priority) for priority in (LOW, NORMAL, HIGH)]
-        stream, lanes = sender.stream, sender.lanes
-        take = partial(stream.take_batch, end_if_dead=nobody_is_dead)
+        streams, lanes = sender.streams, sender.lanes
+        take = partial(streams.take_batch, end_if_dead=nobody_is_dead)
         assert take(lanes.lane(CRITICAL), VAST[CRITICAL]) == []
         assert take(lanes.lane(HIGH), VAST[HIGH]) == [queued[HIGH]]
         assert take(lanes.lane(HIGH), VAST[HIGH]) == []
@@ -233,9 +238,9 @@ class TestAcceptance:
     def test_of_a_batch(self, sender: Sender) -> None:
         messages = [sender.queue() for _ in range(20)]
         batch, _ = sender.send()
-        assert (sender.stream.in_flight, sender.stream.is_empty) == (20, False)
+        assert (sender.streams.in_flight, sender.streams.is_empty) == (20, False)
         assert sender.hear(ACCEPTED_BATCHES, bytes(32), batch.root) == messages
-        assert (sender.stream.in_flight, sender.stream.is_empty) == (0, True)
+        assert (sender.streams.in_flight, sender.streams.is_empty) == (0, True)
         for index, message in enumerate(messages):
             assert message.state is ACCEPTED
             proven = verify_receipt(message.proof())
@@ -249,7 +254,7 @@ class TestAcceptance:
         assert [m.state for m in messages] == [WRITTEN, ACCEPTED, WRITTEN, WRITTEN]
         others = [batch.leaves[n] for n in (3, 0, 2)]
         assert sender.hear(ACCEPTED_ENVELOPES, *others) == [messages[n] for n in (0, 2, 3)]
-        assert sender.stream.is_empty
+        assert sender.streams.is_empty
         for message in messages:
             assert verify_receipt(message.proof()).envelope.body == message.body
 
@@ -294,7 +299,7 @@ class TestAcceptance:
         assert sender.hear(HANDLED_ENVELOPES, *batch.leaves[1:4]) == messages[1:4]
         told = ACCEPTED if is_bulk else HANDLED
         assert [one.state for one in messages] == [WRITTEN, told, told, told, WRITTEN]
-        assert sender.stream.in_flight == 2
+        assert sender.streams.in_flight == 2
         for message in messages[1:4]:
             proven = verify_receipt(message.proof())
             assert proven.is_handled
@@ -304,7 +309,7 @@ class TestAcceptance:
             assert states == [QUEUED, WRITTEN, ACCEPTED, HANDLED]
         # The receipt that was thought lost is late: it moves those that are left.
         assert sender.hear(ACCEPTED_BATCHES, batch.root) == [messages[0], messages[4]]
-        assert sender.stream.is_empty
+        assert sender.streams.is_empty
         assert sender.hear(HANDLED_ENVELOPES, *batch.leaves) == []
         after = ACCEPTED if is_bulk else HANDLED
         assert {one.state for one in messages} == {after}
@@ -321,13 +326,13 @@ class TestAcceptance:
     def test_those_whose_application_may_answer_yet(self, sender: Sender) -> None:
         messages = [sender.queue(), sender.queue(is_bulk=True), sender.queue(), sender.queue()]
         batch, _ = sender.send()
-        assert sender.stream.followed() == []
+        assert sender.streams.followed() == []
         sender.hear(ACCEPTED_BATCHES, batch.root)
         sender.hear(HANDLED_ENVELOPES, batch.leaves[2])
-        assert sender.stream.followed() == [messages[0], messages[3]]
+        assert sender.streams.followed() == [messages[0], messages[3]]
         del messages[3]
         gc.collect()
-        assert sender.stream.followed() == [messages[0]]
+        assert sender.streams.followed() == [messages[0]]
 
     def test_what_was_known_to_be_accepted_gets_its_proof(self, sender: Sender) -> None:
         message = sender.queue()
@@ -363,13 +368,13 @@ class TestHandled:
         sender.hear(ACCEPTED_BATCHES, batch.root)
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
         assert {m.state for m in messages} == {HANDLED}
-        assert not sender.stream._receipted
+        assert not sender.streams._receipted
 
     def test_only_many(self, sender: Sender) -> None:
         sender.queue(is_bulk=True)
         batch, _ = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
-        assert not sender.stream._receipted
+        assert not sender.streams._receipted
 
     @pytest.mark.parametrize("has_index", [False, True])
     def test_a_batch_that_was_aborted_is_forgotten(self, sender: Sender, has_index: bool) -> None:
@@ -378,14 +383,14 @@ class TestHandled:
         second, _ = sender.send()
         if has_index:
             sender.hear(ACCEPTED_ENVELOPES, bytes(32))
-        assert sender.stream.aborted(first.root) == [aborted]
-        assert sender.stream.aborted(first.root) == []
-        assert sender.stream.in_flight == 1
+        assert sender.streams.aborted(first.root) == [aborted]
+        assert sender.streams.aborted(first.root) == []
+        assert sender.streams.in_flight == 1
         assert sender.hear(ACCEPTED_BATCHES, first.root) == []
         assert sender.hear(ACCEPTED_ENVELOPES, *first.leaves) == []
         assert sender.hear(ACCEPTED_BATCHES, second.root) == [kept]
-        assert (sender.stream.in_flight, sender.stream.in_flight_bytes) == (0, 0)
-        assert sender.stream.is_empty
+        assert (sender.streams.in_flight, sender.streams.in_flight_bytes) == (0, 0)
+        assert sender.streams.is_empty
 
     @pytest.mark.parametrize("dropped", [0, 1])
     def test_a_dropped_receipt_ends_no_other_one(self, sender: Sender, dropped: int) -> None:
@@ -406,7 +411,7 @@ class TestHandled:
         gone = weakref.ref(receipts[0])
         batch, _ = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
-        assert len(sender.stream._receipted) == 256
+        assert len(sender.streams._receipted) == 256
         del receipts[1:]
         gc.collect()
         # One held receipt keeps what its proof is made of.
@@ -414,7 +419,7 @@ class TestHandled:
         receipts.clear()
         gc.collect()
         assert gone() is None
-        assert not sender.stream._receipted
+        assert not sender.streams._receipted
         # And what comes late for them is ignored.
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
         assert sender.refuse(batch.leaves[0]) == []
@@ -437,12 +442,12 @@ class TestRefusals:
         assert sender.refuse(batch.leaves[1], bytes(32), batch.leaves[1]) == [
             Refused(messages[1], was_accepted=False)
         ]
-        assert sender.stream.in_flight == 2
+        assert sender.streams.in_flight == 2
         assert sender.hear(ACCEPTED_ENVELOPES, batch.leaves[0], batch.leaves[2]) == [
             messages[0],
             messages[2],
         ]
-        assert sender.stream.is_empty
+        assert sender.streams.is_empty
 
     def test_once(self, sender: Sender) -> None:
         """Also where others of the same batch have been accepted before."""
@@ -463,7 +468,7 @@ class TestRefusals:
             sender.queue()
         batch, _ = sender.send()
         assert len(sender.refuse(*batch.leaves)) == 2
-        assert sender.stream.is_empty
+        assert sender.streams.is_empty
         assert sender.take_unanswered() == []
 
     def test_after_it_was_accepted(self, sender: Sender) -> None:
@@ -471,9 +476,9 @@ class TestRefusals:
         batch, _ = sender.send()
         sender.hear(ACCEPTED_BATCHES, batch.root)
         expected = Receipts(REFUSED_ENVELOPES, 55, (batch.leaves[1],))
-        assert sender.stream.is_expected(expected)
+        assert sender.streams.is_expected(expected)
         assert sender.refuse(batch.leaves[1]) == [Refused(second, was_accepted=True)]
-        assert not sender.stream.is_expected(expected)
+        assert not sender.streams.is_expected(expected)
         assert sender.refuse(batch.leaves[1]) == []
         # It is settled: nothing more is heard of it.
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
@@ -488,11 +493,11 @@ class TestRefusals:
         sender.hear(ACCEPTED_BATCHES, batch.root)
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
         sender.hear(HANDLED_ENVELOPES, *batch.leaves)
-        assert not sender.stream.is_expected(Receipts(HANDLED_ENVELOPES, 55, tuple(batch.leaves)))
+        assert not sender.streams.is_expected(Receipts(HANDLED_ENVELOPES, 55, tuple(batch.leaves)))
         assert sender.refuse(bytes(32)) == []
         sender.queue()
         sender.send()
-        assert sender.stream._by_leaf is None
+        assert sender.streams._by_leaf is None
 
     @pytest.mark.parametrize("is_accepted", [False, True])
     def test_of_two_answers_of_the_application_the_first_counts(
@@ -544,35 +549,35 @@ class TestWhatIsHeld:
         sender.refuse(batch.leaves[3])
         gc.collect()
         assert [one() is None for one in held] == [True, False, True, True, False, True]
-        assert sender.stream.in_flight == 2
+        assert sender.streams.in_flight == 2
 
     def test_its_caller_keeps_its_own_list(self, sender: Sender) -> None:
         messages = [sender.queue() for _ in range(3)]
         batch, _ = sender.send()
-        written = next(iter(sender.stream._in_flight.values())).messages
+        written = next(iter(sender.streams._in_flight.values())).messages
         sender.hear(ACCEPTED_ENVELOPES, batch.leaves[1])
         assert written == messages
 
     def test_bytes_count_until_they_are_let_go(self, sender: Sender) -> None:
-        stream, sizes = sender.stream, (10, 2000, 300)
+        streams, sizes = sender.streams, (10, 2000, 300)
         for size in sizes:
             sender.queue(bytes(size))
         batch, as_received = sender.send()
         weight = 3 * 96
         left = sum(map(len, as_received.bodies))
-        assert stream.in_flight_bytes == left + weight
+        assert streams.in_flight_bytes == left + weight
         sender.hear(ACCEPTED_ENVELOPES, batch.leaves[1])
         left -= len(as_received.bodies[1])
-        assert stream.in_flight_bytes == left + weight
+        assert streams.in_flight_bytes == left + weight
         sender.refuse(batch.leaves[0])
-        assert stream.in_flight_bytes == len(as_received.bodies[2]) + weight
+        assert streams.in_flight_bytes == len(as_received.bodies[2]) + weight
         sender.hear(ACCEPTED_BATCHES, batch.root)
-        assert stream.in_flight_bytes == 0
+        assert streams.in_flight_bytes == 0
         for size in sizes:
             sender.queue(bytes(size))
         sender.send()
         sender.take_unanswered()
-        assert stream.in_flight_bytes == 0
+        assert streams.in_flight_bytes == 0
 
     @pytest.mark.parametrize("size", [5, 200])
     def test_what_is_counted_is_what_it_costs(self, sender: Sender, size: int) -> None:
@@ -592,8 +597,8 @@ class TestWhatIsHeld:
             held = tracemalloc.get_traced_memory()[0] - before
         finally:
             tracemalloc.stop()
-        assert sender.stream.in_flight == (40 if size == 5 else 80)
-        counted = sender.stream.in_flight_bytes
+        assert sender.streams.in_flight == (40 if size == 5 else 80)
+        counted = sender.streams.in_flight_bytes
         assert counted / 1.5 < held < counted * 1.5, (held, counted)
 
     def test_proofs_need_no_other_message(self, sender: Sender) -> None:
@@ -630,7 +635,7 @@ class TestTakeBack:
         sender.hear(ACCEPTED_ENVELOPES, first.leaves[1])
         sender.refuse(second.leaves[1])
         assert sender.take_unanswered() == [messages[0], messages[2], messages[3]]
-        assert sender.stream.is_empty
+        assert sender.streams.is_empty
         assert sender.take_unanswered() == []
 
     def test_numbers_and_bytes_stay(self, sender: Sender) -> None:
@@ -668,11 +673,11 @@ class Receiver:
     """The receiving half of a peer."""
 
     def __init__(self, epoch: int = EPOCH) -> None:
-        self.stream = ReceiveStream(THEM, US, 8192)
-        self.stream.begin(epoch)
+        self.streams = ReceiveStreams(THEM, US, 8192)
+        self.streams.begin(epoch)
 
     def get(self, *bodies: bytes, now_us: int = 0, limit: int = 1000) -> Arrivals:
-        return self.stream.arrived(received(list(bodies)), limit, now_us)
+        return self.streams.arrived(received(list(bodies)), limit, now_us)
 
 
 def leaf(one: bytes) -> bytes:
@@ -695,9 +700,9 @@ class TestMarks:
         arrivals = receiver.get(*bodies)
         assert numbers(arrivals.new) == [(1, 1), (1, 2), (0, 1), (2, 7)]
         assert arrivals == Arrivals(arrivals.new, None, [], [], [], [])
-        assert receiver.stream.marks_now() == (1, 2, 7, 0)
+        assert receiver.streams.marks_now() == (1, 2, 7, 0)
         receiver.get(body(4, priority=CRITICAL))
-        assert receiver.stream.marks_now() == (1, 2, 7, 4)
+        assert receiver.streams.marks_now() == (1, 2, 7, 4)
         for message, one in zip(arrivals.new, bodies, strict=True):
             message.envelope.verify()
             assert message.envelope.body == one
@@ -711,7 +716,7 @@ class TestMarks:
         assert arrivals.duplicates == [leaf(body(2)), leaf(body(3))]
         assert arrivals.leaves is None
         assert receiver.get(body(4)).duplicates == [leaf(body(4))]
-        assert receiver.stream.marks_now() == (0, 4, 0, 0)
+        assert receiver.streams.marks_now() == (0, 4, 0, 0)
 
     def test_twice_in_one_batch(self, receiver: Receiver) -> None:
         arrivals = receiver.get(body(1), body(1))
@@ -723,7 +728,7 @@ class TestMarks:
         receiver.get(body(1), body(2), body(1, priority=HIGH))
         others = [body(2, b"other"), body(1, b"other", priority=HIGH)]
         batch = received([body(1), *others, body(3)])
-        arrivals = receiver.stream.arrived(batch, 1000, 0)
+        arrivals = receiver.streams.arrived(batch, 1000, 0)
         assert numbers(arrivals.new) == [(1, 3)]
         assert arrivals.duplicates == [leaf(body(1))]
         assert arrivals.leaves == [batch.leaves[0], batch.leaves[3]]
@@ -740,13 +745,13 @@ class TestMarks:
         assert arrivals.refusals == [Refusal(leaf(body(2)), Reason.DUPLICATE)]
 
     def test_of_each_lane_the_latest_are_remembered(self) -> None:
-        stream = ReceiveStream(THEM, US, 2)
-        stream.begin(EPOCH)
+        streams = ReceiveStreams(THEM, US, 2)
+        streams.begin(EPOCH)
         low = body(1, priority=LOW)
         old = [low, body(1), body(2)]
         for one in (*old, body(3)):
-            assert stream.arrived(received([one]), 1000, 0).new
-        arrivals = stream.arrived(received([*old, body(3)]), 1000, 0)
+            assert streams.arrived(received([one]), 1000, 0).new
+        arrivals = streams.arrived(received([*old, body(3)]), 1000, 0)
         assert arrivals.duplicates == [leaf(low), leaf(body(2)), leaf(body(3))]
         assert arrivals.refusals == [Refusal(leaf(body(1)), Reason.DUPLICATE)]
 
@@ -756,7 +761,7 @@ class TestMarks:
 
         def get(leaves: list[bytes], *bodies: bytes) -> Arrivals:
             batch = BatchReceived(list(bodies), bytes(32), leaves, bytes(64))
-            return receiver.stream.arrived(batch, 1000, 0)
+            return receiver.streams.arrived(batch, 1000, 0)
 
         get([first, second], body(1), body(2))
         other = get([across], body(1, b"other"))
@@ -771,20 +776,20 @@ class TestMarks:
         assert arrivals.refusals == [Refusal(leaf(body(0)), Reason.MALFORMED)]
 
     def test_epochs(self) -> None:
-        stream = ReceiveStream(THEM, US, 8192)
-        assert (stream.epoch, stream.marks_now()) == (0, (0, 0, 0, 0))
-        stream.begin(5)
-        assert stream.arrived(received([body(3, epoch=5)]), 1000, 0).new
-        assert (stream.epoch, stream.marks_now()) == (5, (0, 3, 0, 0))
-        stream.begin(6)
-        assert (stream.epoch, stream.marks_now()) == (6, (0, 0, 0, 0))
+        streams = ReceiveStreams(THEM, US, 8192)
+        assert (streams.epoch, streams.marks_now()) == (0, (0, 0, 0, 0))
+        streams.begin(5)
+        assert streams.arrived(received([body(3, epoch=5)]), 1000, 0).new
+        assert (streams.epoch, streams.marks_now()) == (5, (0, 3, 0, 0))
+        streams.begin(6)
+        assert (streams.epoch, streams.marks_now()) == (6, (0, 0, 0, 0))
 
     @pytest.mark.parametrize("epoch", [EPOCH - 1, EPOCH + 1])
     def test_an_envelope_of_another_epoch(self, receiver: Receiver, epoch: int) -> None:
         stray = body(1, epoch=epoch)
         arrivals = receiver.get(stray)
         assert arrivals.refusals == [Refusal(leaf(stray), Reason.MALFORMED)]
-        assert receiver.stream.marks_now() == (0, 0, 0, 0)
+        assert receiver.streams.marks_now() == (0, 0, 0, 0)
 
 
 def changed(at: int, value: bytes) -> bytes:
@@ -813,13 +818,13 @@ class TestFlaws:
         self, receiver: Receiver, flawed: bytes, reason: Reason
     ) -> None:
         batch = received([body(1), flawed, body(2)])
-        arrivals = receiver.stream.arrived(batch, 1000, 0)
+        arrivals = receiver.streams.arrived(batch, 1000, 0)
         assert numbers(arrivals.new) == [(1, 1), (1, 2)]
         assert arrivals.refusals == [Refusal(leaf(flawed), reason)]
         assert (arrivals.late, arrivals.invalid) == ([], [1])
         # A receipt for those that were accepted alone, never for the batch.
         assert arrivals.leaves == [batch.leaves[0], batch.leaves[2]]
-        assert receiver.stream.marks_now() == (0, 2, 0, 0)
+        assert receiver.streams.marks_now() == (0, 2, 0, 0)
 
     def test_the_largest_payload(self, receiver: Receiver) -> None:
         assert receiver.get(body(1, bytes(1000))).refusals == []
@@ -829,11 +834,11 @@ class TestFlaws:
         self, receiver: Receiver, signer: Identity
     ) -> None:
         bodies = [body(5, sender=signer), body(6, priority=200)]
-        assert receiver.stream.failed(BatchFailed(bodies)) == [
+        assert receiver.streams.failed(BatchFailed(bodies)) == [
             Refusal(leaf(bodies[0]), Reason.BAD_SIGNATURE),
             Refusal(leaf(bodies[1]), Reason.BAD_SIGNATURE),
         ]
-        assert receiver.stream.marks_now() == (0, 0, 0, 0)
+        assert receiver.streams.marks_now() == (0, 0, 0, 0)
 
 
 class TestExpiry:
@@ -846,14 +851,14 @@ class TestExpiry:
         assert arrivals.refusals == ([Refusal(leaf(one), Reason.EXPIRED)] if is_late else [])
         assert len(arrivals.new) == (not is_late)
         assert arrivals.leaves == ([] if is_late else None)
-        assert receiver.stream.marks_now() == (0, 1, 0, 0)
+        assert receiver.streams.marks_now() == (0, 1, 0, 0)
 
     def test_a_lost_refusal_does_not_become_a_receipt(self, receiver: Receiver) -> None:
         """The link broke, and the sender sends everything again: the answer is the same."""
         late, good = body(1, expires_at_us=99), body(2)
         batch = received([late, good])
         for is_again in (False, True):
-            arrivals = receiver.stream.arrived(batch, 1000, 100)
+            arrivals = receiver.streams.arrived(batch, 1000, 100)
             assert arrivals.refusals == [Refusal(leaf(late), Reason.EXPIRED)]
             assert arrivals.leaves == [batch.leaves[1]]
             assert arrivals.duplicates == ([leaf(good)] if is_again else [])
@@ -878,7 +883,7 @@ def test_links_that_break_at_random() -> None:
     late: set[bytes] = set()
 
     def answer(batch: BatchReceived) -> None:
-        arrivals = receiver.stream.arrived(batch, 1000, unix_time_us())
+        arrivals = receiver.streams.arrived(batch, 1000, unix_time_us())
         delivered.extend(numbers(arrivals.new))
         late.update(refusal.leaf for refusal in arrivals.refusals)
         if draw.random() < 0.3:

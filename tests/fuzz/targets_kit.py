@@ -10,7 +10,7 @@ from signedwire.transport.certificates import ALPN
 from signedwire.types import Priority
 from signedwire.wire.batch import batch_root, leaves_of
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
-from signedwire.wire.header import encode_v2_body
+from signedwire.wire.header import complete_v2_body, encode_v2_common
 from signedwire.wire.joint import receipt_hash, sign_joint
 from signedwire.wire.link_frames import REFUSED_ENVELOPES, Receipts
 from signedwire.wire.receipt_proof import encode_receipt_proof
@@ -67,11 +67,8 @@ def body(
     is_durable: bool = True,
 ) -> bytes:
     """Header and payload of a v2 envelope."""
-    return encode_v2_body(
+    common = encode_v2_common(
         bytes(sender.did) + bytes(recipient.did),
-        payload,
-        message_id=sequence.to_bytes(16, "little"),
-        sequence_number=sequence,
         timestamp_us=1_795_344_395_825_430,
         priority=priority,
         payload_type=sequence % 5,
@@ -79,6 +76,7 @@ def body(
         expires_at_us=expires_at_us,
         is_durable=is_durable,
     )
+    return complete_v2_body(common, payload, sequence.to_bytes(16, "little"), sequence)
 
 
 def sign(bodies: list[bytes], signer: Identity = ALICE) -> SentBatch:

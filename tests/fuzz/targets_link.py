@@ -293,13 +293,13 @@ class _End:
         self.read_output(session.data_to_send())
         assert session.data_to_send() == b""
         for stream in range(STREAMS):
-            assert min(session.send_window(stream)) >= 0
-            unused = session.granted_unused(stream)
+            assert min(session.credit_left(stream)) >= 0
+            unused = session.peer_credit_left(stream)
             assert min(unused) >= 0 or self.is_closed
             if not (self.is_closed or self.has_failed):
                 assert unused == self.granted[stream].minus(self.received[stream])
             if not (self.is_open and not self.is_closed):
-                assert max(session.send_window(stream)) == 0
+                assert max(session.credit_left(stream)) == 0
         assert (session.next_timeout() is None) == self.is_closed
 
     def take(self, event: object) -> None:
@@ -344,7 +344,7 @@ class _End:
             has_envelopes = has_envelopes or is_batch
             if isinstance(frame, CreditFrame):
                 assert not any(map(Credit.exceeds, self.told_credit, frame.credit))
-                assert not any(map(Credit.exceeds, frame.credit, self.session._credit.granted))
+                assert not any(map(Credit.exceeds, frame.credit, self.session._granted.granted))
                 self.told_credit = frame.credit
             elif isinstance(frame, Part):
                 if (batch := self.batches.add(frame, self.now)) is not None:
@@ -368,7 +368,7 @@ class _End:
 
     def send(self, count: int, size: int, stream: int, answers: int = 0) -> SentBatch | None:
         message = _of_stream(stream, 1, bytes(size), sender=BOB, recipient=ALICE)
-        room = self.session.send_window(stream)
+        room = self.session.credit_left(stream)
         if room.messages < count or room.bytes < count * len(message):
             return None
         bodies = [message] * count
@@ -383,7 +383,7 @@ class _End:
         message = [body(1, bytes(size), sender=BOB, recipient=ALICE, priority=Priority.LOW)]
         other = [body(n, sender=BOB, recipient=BOB) for n in range(others)]
         copies = sign_copies(BOB, [other, message])[1]
-        room = self.session.send_window(stream_of(message[0]))
+        room = self.session.credit_left(stream_of(message[0]))
         if room.messages and room.bytes >= sum(map(len, copies.items(message))):
             self.session.send_copies(copies, message)
 
@@ -488,7 +488,7 @@ class _Side:
         bodies = [
             _of_stream(stream, number, bytes(size), sender=self.us, recipient=self.them)
         ] * count
-        room = self.session.send_window(stream)
+        room = self.session.credit_left(stream)
         if Credit(count, sum(map(len, bodies))).exceeds(room):
             return
         if count == 2:

@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
+from bodykit import encode_v2_body
 from linkkit import credits, ping, pong
 from signedwire import Did, Identity
 from signedwire.identity import Label
 from signedwire.types import Priority, unix_time_us
 from signedwire.wire import link_frames as frames
 from signedwire.wire.envelope import sign_batch
-from signedwire.wire.header import VOLATILE, encode_v2_body
+from signedwire.wire.header import VOLATILE
 from signedwire.wire.link_frames import Close, CreditFrame, Receipts
 from signedwire.wire.parts import encode_batch
 from wirekit import CAROL

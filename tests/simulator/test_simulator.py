@@ -138,15 +138,15 @@ class TestTheSimulatorItself:
         assert "is volatile, and accepted by" in violations
 
     def test_sees_a_message_delivered_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from signedwire.delivery.receive_stream import ReceiveStream
+        from signedwire.delivery.receive_streams import ReceiveStreams
 
-        old = ReceiveStream.arrived
+        old = ReceiveStreams.arrived
 
-        def forgetful(self: ReceiveStream, *args: object) -> object:
+        def forgetful(self: ReceiveStreams, *args: object) -> object:
             self.marks = [0, 0, 0, 0]
             return old(self, *args)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(ReceiveStream, "arrived", forgetful)
+        monkeypatch.setattr(ReceiveStreams, "arrived", forgetful)
         violations = " ".join(run(1_000_000, ("lost-receipts",)).violations)
         assert "accepted twice" in violations
 

@@ -31,16 +31,16 @@ from signedwire import sending as sending_module
 from signedwire.arguments import Deadline
 from signedwire.clock import Clock
 from signedwire.delivery import receipt as receipt_module
+from signedwire.delivery.all_send_streams import AllSendStreams
 from signedwire.delivery.denials import DenialFilter
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import Message, OutgoingMessage
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.removed_rows import RemovedRows
-from signedwire.delivery.send_streams import SendStreams
+from signedwire.delivery.send_streams import Refused
 from signedwire.delivery.store import IncomingRow, RowName, Store, StoreLimits, sqlite_tables
 from signedwire.delivery.store.work import Work
-from signedwire.delivery.streams import Refused
 from signedwire.errors import FailureKind, SignedWireError, StoreError
 from signedwire.sending import Sending
 from signedwire.transport import tls
@@ -831,8 +831,8 @@ class World:
                     most = max(most, config.send_queue_limit + _PAGE)
                 in_flight = Counter(
                     message.options.stream
-                    for half in (sender.streams.durable, sender.streams.volatile)
-                    for flight in half._in_flight.values()
+                    for streams in (sender.streams.durable, sender.streams.volatile)
+                    for flight in streams._in_flight.values()
                     for message in flight.all()
                 )
                 for kind in (range(VOLATILE), range(VOLATILE, STREAMS)):
@@ -1147,7 +1147,7 @@ def simulated(world: World) -> Iterator[None]:
         world.counts["aborts"] += is_aborted
         return is_aborted
 
-    def refused(streams: SendStreams, *arguments: Any) -> list[Refused]:
+    def refused(streams: AllSendStreams, *arguments: Any) -> list[Refused]:
         found: list[Refused] = old_refused(streams, *arguments)
         world.on_refusals(message for message, _ in found)
         return found
@@ -1175,7 +1175,7 @@ def simulated(world: World) -> Iterator[None]:
     old_messages = put(Sending, "messages", messages)
     old_send_batch = put(Session, "send_batch", send_batch)
     old_abort_batch = put(Session, "abort_batch", abort_batch)
-    old_refused = put(SendStreams, "refused", refused)
+    old_refused = put(AllSendStreams, "refused", refused)
     old_restore = put(OutgoingMessage, "restore", restore)
     old_complete = put(OutgoingMessage, "complete", complete)
     old_add_many = put(Inbox, "add_many", add_many)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from test_link import Net, meet, next_of
 
-from signedwire import DeliveryState, MessageExpiredError, Node, Priority
+from signedwire import DeliveryState, MessageExpiredError, Node, Priority, Reason
 from signedwire.wire.session import Session
 from wirekit import ALICE, BOB, LIMIT, eventually, on_both_loops, within
 
@@ -47,7 +48,7 @@ async def test_a_large_message_that_expires_on_its_way_is_aborted() -> None:
         before, marks = bob.stats().bytes_received, marks_of(bob, alice)[:]
         large = alice.send_nowait(bob.did, bytes(MIB), priority=Priority.LOW, deadline=DEADLINE)
         later = alice.send_nowait(bob.did, b"later", priority=Priority.LOW)
-        with pytest.raises(MessageExpiredError):
+        with pytest.raises(MessageExpiredError, match="so the peer does not have it"):
             await large.wait("accepted", timeout=LIMIT)
         output = link_of(alice, bob)._output
         await eventually(lambda: not output._under_way or later.state is DeliveryState.WRITTEN)
@@ -63,10 +64,25 @@ async def test_a_large_message_that_expires_on_its_way_is_aborted() -> None:
         assert (output._under_way, output._ends) == ({}, {})
         # The whole credit is there again, as the application has taken the rest.
         full = alice._core.runtime.config.credit_bytes
-        await eventually(lambda: session_of(bob, alice).granted_unused(0).bytes == full)
+        await eventually(lambda: session_of(bob, alice).peer_credit_left(0).bytes == full)
         again = await alice.send(bob.did, bytes(MIB), priority=Priority.LOW, until="accepted")
         assert again.state is DeliveryState.ACCEPTED
         assert len((await next_of(bob)).payload) == MIB
+
+
+@on_both_loops
+async def test_one_of_a_store_that_expires_on_its_way(tmp_path: Path) -> None:
+    net = slow()
+    async with net.node(ALICE, store=tmp_path / "alice.db") as alice, net.node(BOB) as bob:
+        meet(alice, bob)
+        await alice.send(bob.did, b"first", priority=Priority.LOW, until="accepted")
+        large = alice.send_nowait(bob.did, bytes(MIB), priority=Priority.LOW, deadline=DEADLINE)
+        with pytest.raises(MessageExpiredError, match="so the peer does not have it"):
+            await large.wait("accepted", timeout=LIMIT)
+        await alice.send(bob.did, b"later", priority=Priority.LOW, until="accepted")
+        assert [(await next_of(bob)).payload for _ in range(2)] == [b"first", b"later"]
+        assert await alice.outbox.list() == []
+        assert alice.peers()[bob.did].dropped == {Reason.EXPIRED: 1}
 
 
 @on_both_loops
@@ -97,7 +113,7 @@ async def test_an_abort_and_then_a_broken_link() -> None:
         await alice.send(bob.did, b"first", priority=Priority.LOW, until="accepted")
         large = alice.send_nowait(bob.did, bytes(MIB), priority=Priority.LOW, deadline=DEADLINE)
         later = [alice.send_nowait(bob.did, b"%d" % n, priority=Priority.LOW) for n in range(3)]
-        with pytest.raises(MessageExpiredError):
+        with pytest.raises(MessageExpiredError, match="so the peer does not have it"):
             await large.wait("accepted", timeout=LIMIT)
         net.memory.cut_all()
         await asyncio.gather(*(each.wait("accepted", timeout=LIMIT) for each in later))

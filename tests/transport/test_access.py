@@ -39,7 +39,7 @@ from signedwire import (
 from signedwire.cli.node_signals import reload_on_sighup
 from signedwire.delivery import access as access_module
 from signedwire.delivery.access import AccessFile, AccessList, read_access_file
-from signedwire.delivery.denials import _MAX_LOGGED
+from signedwire.delivery.log_limiter import _MAX_LOGGED
 from signedwire.delivery.store import Backlog
 from signedwire.events import Dropped, PeerDisconnected
 from tlskit import quick

@@ -158,7 +158,7 @@ async def test_answers_do_not_pile_up_for_a_peer_that_stays_away() -> None:
                 sequence += 8
                 messages += [await next_of(bob) for _ in range(8)]
                 await alice.next(ReceiptsReceived)
-                while alice.session.send_window(Priority.NORMAL).messages < 8:
+                while alice.session.credit_left(Priority.NORMAL).messages < 8:
                     await alice.read()
         await eventually(lambda: bob.stats().inbound_connections == 0)
         for message in messages:

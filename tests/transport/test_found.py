@@ -38,10 +38,10 @@ from signedwire.delivery import peer_sender as peer_sender_module
 from signedwire.delivery import peer_session as peer_session_module
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_receiver import PeerReceiver
-from signedwire.delivery.receive_stream import ReceiveStream
+from signedwire.delivery.receive_streams import ReceiveStreams
 from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.send_queue import SendQueue
-from signedwire.delivery.streams import SendStream
+from signedwire.delivery.send_streams import SendStreams
 from signedwire.errors import Cause
 from signedwire.events import PeerConnected
 from signedwire.transport import slots as slots_module
@@ -357,15 +357,15 @@ def size_of(thing: object) -> int:
 
 
 def test_a_small_message_does_not_keep_the_large_ones_of_its_batch() -> None:
-    stream = ReceiveStream(bytes(BOB.did), bytes(ALICE.did), 100)
-    stream.begin(9)
+    streams = ReceiveStreams(bytes(BOB.did), bytes(ALICE.did), 100)
+    streams.begin(9)
 
     def arrive() -> Any:
         bodies = [
             body(1, b"small", sender=ALICE, recipient=BOB, priority=Priority.LOW),
             body(1, bytes(MIB), sender=ALICE, recipient=BOB, priority=Priority.HIGH),
         ]
-        small, large = stream.arrived(received(bodies, ALICE), MIB, 1).new
+        small, large = streams.arrived(received(bodies, ALICE), MIB, 1).new
         assert size_of(large) > MIB
         return small
 
@@ -547,31 +547,31 @@ async def test_answers_do_not_pile_up_for_who_hangs_up_again_and_again() -> None
 
 def test_refusals_of_what_was_never_sent_cost_next_to_nothing() -> None:
     lane = deque[OutgoingMessage]()
-    stream = SendStream(bytes(ALICE.did), bytes(BOB.did), 9)
+    streams = SendStreams(bytes(ALICE.did), bytes(BOB.did), 9)
     receipts = [
         OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), id_of(n), b"x") for n in range(4000)
     ]
     lane.extend(receipts)
     roots = []
-    while batch := stream.take_batch(lane, Credit(HUGE, HUGE), lambda _: False):
+    while batch := streams.take_batch(lane, Credit(HUGE, HUGE), lambda _: False):
         bodies = [message.body for message in batch]
         signed = received(bodies, ALICE)
         seal = session_module.SentBatch(signed.root, signed.leaves, signed.signature)
-        stream.sent(seal, batch, bodies)
+        streams.sent(seal, batch, bodies)
         roots.append(seal.root)
 
     def cost() -> float:
         started = time.process_time()
         for n in range(2000):
             nothing = frames.Receipts(4, 1, (n.to_bytes(32, "big"),), code=6)
-            assert not stream.is_expected(nothing)
-            assert not stream.refused(nothing, b"")
+            assert not streams.is_expected(nothing)
+            assert not streams.refused(nothing, b"")
         return time.process_time() - started
 
-    assert stream.in_flight == 4000
+    assert streams.in_flight == 4000
     assert cost() < 0.2
     word = frames.Receipts(frames.ACCEPTED_BATCHES, 1, tuple(roots))
-    assert len(stream.receipts(word, b"")) == 4000
+    assert len(streams.receipts(word, b"")) == 4000
     assert cost() < 0.2
 
 

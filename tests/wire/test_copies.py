@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bodykit import encode_v2_body
 from linkkit import (
     ALICE,
     BOB,
@@ -38,7 +39,6 @@ from signedwire.wire.copies import (
     verify_received,
 )
 from signedwire.wire.envelope import MerklePath, SignedEnvelope
-from signedwire.wire.header import encode_v2_body
 from signedwire.wire.link_frames import COPIES, FIRST, LAST, Part
 from signedwire.wire.parts import BatchWriter, IncomingBatches
 from signedwire.wire.receipt_proof import encode_receipt_proof, verify_receipt
@@ -400,12 +400,12 @@ class TestSession:
         size = sum(map(len, ITEMS))
         assert size > sum(map(len, SHARES[0]))
         alice.send_copies(SIGNED[0], SHARES[0])
-        assert alice.send_window(1) == PLENTY[1].minus(Credit(3, size))
+        assert alice.credit_left(1) == PLENTY[1].minus(Credit(3, size))
         exchange(alice, bob)
         (batch,) = events_of(bob)
         assert isinstance(batch, BatchReceived)
         assert batch.size == size
-        assert bob.granted_unused(1) == alice.send_window(1)
+        assert bob.peer_credit_left(1) == alice.credit_left(1)
 
     @pytest.mark.parametrize("lack", [0, 1])
     def test_a_receiver_charges_the_paths(self, lack: int) -> None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bodykit import encode_v2_body
 from linkkit import ALICE, BOB, alone, body, received
-from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
+from signedwire.delivery.receive_streams import Arrivals, ReceiveStreams
 from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.types import ControlType, Kind, PayloadType, Priority, Reason
 from signedwire.wire.batch import leaf_of
@@ -19,7 +20,6 @@ from signedwire.wire.header import (
     MAX_V2_HEADER_SIZE,
     MIN_V2_HEADER_SIZE,
     V2_START,
-    encode_v2_body,
     epoch_of,
     expiry_of,
     is_durable,
@@ -176,9 +176,9 @@ BAD: dict[str, bytes] = {
 
 
 def arrived(*bodies: bytes, most: int = 1000) -> Arrivals:
-    stream = ReceiveStream(bytes(BOB.did), bytes(ALICE.did), 100)
-    stream.begin(9)
-    return stream.arrived(received([*bodies]), most, 0)
+    streams = ReceiveStreams(bytes(BOB.did), bytes(ALICE.did), 100)
+    streams.begin(9)
+    return streams.arrived(received([*bodies]), most, 0)
 
 
 class TestReceiver:

@@ -252,7 +252,7 @@ class TestReceiving:
         receipts, batch = events_of(alice)
         assert receipts == ReceiptsReceived(JOINED)
         assert batch == BatchReceived(REPLIES, BATCH.root, BATCH.leaves, BATCH.signature)
-        assert alice.granted_unused(1).messages == PLENTY[1].messages - 2
+        assert alice.peer_credit_left(1).messages == PLENTY[1].messages - 2
 
     def test_over_two_sessions(self) -> None:
         alice, bob = open_pair()

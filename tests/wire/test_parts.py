@@ -458,18 +458,18 @@ class TestAbort:
     def test_its_credit_is_granted_again_at_once(self, stream: int) -> None:
         alice, bob = open_pair()
         begun = Part(FIRST, stream, JOINED[:3000], 3, 20_000)
-        unused = [bob.granted_unused(each) for each in range(8)]
+        unused = [bob.peer_credit_left(each) for each in range(8)]
         bob.receive_data(begun.encode(), 0.0)
         # as long as the batch is not complete
-        assert [bob.granted_unused(each) for each in range(8)] == unused
+        assert [bob.peer_credit_left(each) for each in range(8)] == unused
         bob.receive_data(Part(ABORT, stream).encode(), 0.0)
-        assert [bob.granted_unused(each) for each in range(8)] == unused == list(PLENTY)
+        assert [bob.peer_credit_left(each) for each in range(8)] == unused == list(PLENTY)
         grant = with_credit(PLENTY, stream, *PLENTY[stream].plus(3, 20_000))
         assert CreditFrame(grant) in frames_of(bob.data_to_send())
         assert events_of(bob) == []
         bob.receive_data(whole(joined([of_size(5000, stream)]), stream=stream).encode(), 0.0)
         assert not bob.is_closed
-        assert [alice.send_window(each) for each in range(8)] == list(PLENTY)
+        assert [alice.credit_left(each) for each in range(8)] == list(PLENTY)
 
 
 class TestTime:
@@ -670,7 +670,7 @@ class TestAborts:
     def test_the_peer_forgets_the_batch_and_grants_its_credit_again(self) -> None:
         alice, bob = open_pair(theirs=BIG)
         large, small = body(1, bytes(50_000)), body(2)
-        window = alice.send_window(1)
+        window = alice.credit_left(1)
         alice.send_batch([large])
         bob.receive_data(alice.data_to_send(1), 0.0)
         assert len(bob._incoming.unfinished) == 1
@@ -683,7 +683,7 @@ class TestAborts:
         assert isinstance(event, BatchReceived)
         assert event.root == later.root
         alice.receive_data(bob.data_to_send(), 0.0)
-        assert alice.send_window(1) == window.minus(Credit(1, len(small)))
+        assert alice.credit_left(1) == window.minus(Credit(1, len(small)))
         assert not alice.is_closed
 
     def test_not_after_the_last_part(self) -> None:

@@ -222,10 +222,26 @@ class TestForgeries:
             verify_receipt(data)
         assert str(caught.value) == "not a receipt proof. Receipt.proof() makes one"
 
-    def test_a_statement_that_is_none(self) -> None:
-        data = packed(taken_out(7), signed())[:-1]
-        with pytest.raises(EnvelopeError, match=r"^not a receipt proof: the peer sent a rec"):
+    @pytest.mark.parametrize(
+        ("receipts", "fact"),
+        [
+            (signed().statement[:-1], "it holds a receipt whose statement has"),
+            (replace(signed(), kind=9).statement, "it holds a receipt of unknown kind 9"),
+            (replace(signed(), code=2).statement, "it holds a receipt whose byte `committed` is 2"),
+            (b"\1", "its receipt of 65 bytes is too short"),
+            (
+                replace(signed(), kind=REFUSED_ENVELOPES, text=bytes(257)).statement,
+                "it holds a refusal with 257 bytes of text",
+            ),
+        ],
+    )
+    def test_a_statement_that_is_none(self, receipts: bytes, fact: str) -> None:
+        """No peer takes part in the check of a file, so the error speaks of none."""
+        sound = packed(taken_out(7), signed())
+        data = sound[: -len(signed().proof)] + b"\0" + receipts + bytes(64)
+        with pytest.raises(EnvelopeError, match=f"^not a receipt proof: {fact}") as caught:
             verify_receipt(data)
+        assert "peer" not in str(caught.value)
 
     @settings(deadline=None)
     @given(st.binary(max_size=600))

@@ -80,12 +80,12 @@ def envelopes(bodies: list[bytes] | None = None, signer: Identity = BOB) -> byte
 
 def window(a_session: Session) -> tuple[Credit, ...]:
     """What is left of the credit of each stream."""
-    return tuple(map(a_session.send_window, range(STREAMS)))
+    return tuple(map(a_session.credit_left, range(STREAMS)))
 
 
 def unused(a_session: Session) -> tuple[Credit, ...]:
     """What is left of the credit of each stream of the peer."""
-    return tuple(map(a_session.granted_unused, range(STREAMS)))
+    return tuple(map(a_session.peer_credit_left, range(STREAMS)))
 
 
 def receipt(
@@ -672,7 +672,7 @@ class TestGranting:
             exchange(alice, bob)
             alice.grant(stream, 1, len(small))
             exchange(alice, bob)
-        assert bob.send_window(stream).bytes >= largest
+        assert bob.credit_left(stream).bytes >= largest
 
     def test_what_is_outstanding(self) -> None:
         credit = credits(8, 4000, 2, 1000)
@@ -747,7 +747,7 @@ class TestGranting:
                 assert credit.charge(stream, messages, size)
             assert (credit.granted, credit.received) == (granted, received)
             for each in range(STREAMS):
-                assert credit.unused(each) == granted[each].minus(received[each])
+                assert credit.left(each) == granted[each].minus(received[each])
                 untold = granted[each].minus(credit.told[each])
                 assert not credit.told[each].exceeds(granted[each])
                 assert 4 * untold.messages < first[each].messages or not untold.messages
@@ -1226,7 +1226,7 @@ class Wire:
         me = self.ends[who]
         priority = 3 if self.draw.random() < 0.3 else self.draw.randrange(3)
         stream = priority + self.draw.choice((0, VOLATILE))
-        messages, size = me.send_window(stream)
+        messages, size = me.credit_left(stream)
         bodies: list[bytes] = []
         for _ in range(min(messages, self.draw.randrange(1, 40))):
             self.number += 1
@@ -1354,12 +1354,12 @@ def test_two_sessions_back_to_back(credit: tuple[Credit, ...]) -> None:
         assert wire.bytes_in[other] == wire.bytes_out[end]
         sent, got = wire.ends[end], wire.ends[other]
         total = wire.count(wire.bodies[end])
-        assert tuple(sent._allowed._sent) == tuple(got._credit.received) == total
-        assert sent._allowed._allowed == got._credit.told
+        assert tuple(sent._allowed._sent) == tuple(got._granted.received) == total
+        assert sent._allowed._allowed == got._granted.told
         assert unused(got) == credit
         # Whatever was taken before, a message of the largest size can be sent in each stream.
         for stream in range(STREAMS):
-            room = sent.send_window(stream)
+            room = sent.credit_left(stream)
             assert room.messages
             assert room.bytes >= min(LARGEST, credit[stream].bytes)
             assert total[stream].messages

@@ -17,12 +17,13 @@ from signedwire.cli.stored_messages import (
     PAGE,
     commit,
     fields_of,
+    find_named,
     line_of,
     opened,
     print_message,
     print_result,
     recipient_of,
-    selected_ids,
+    selected,
 )
 from signedwire.delivery.store import DeadLetter, Store
 from signedwire.outbox import copy_of
@@ -51,7 +52,8 @@ def list_letters(options: DeadListOptions) -> int:
 def show(options: DeadShowOptions) -> int:
     """Show one dead letter."""
     with opened(options) as (store, identity):
-        letter = store.show_dead(options.id).result()
+        ids = find_named([options.id], store, _letters, _letter).ids
+        letter = _letter(store, ids[0]) if ids else None
     if letter is None:
         raise NotDone(f"there is no dead letter {options.id}", "See `signedwire dead list`")
     if options.json:
@@ -64,24 +66,20 @@ def show(options: DeadShowOptions) -> int:
 def retry(options: DeadRetryOptions) -> int:
     """Put the payloads of dead letters back into the outbox, as new messages."""
     with opened(options) as (store, _):
-        ids, done, missing = selected_ids(options, store, _letters), [], []
-        for id_ in ids:
-            letter = store.show_dead(id_).result()
-            if letter is None:
-                missing.append(id_)
-                continue
-            commit(store, store.put, letter.recipient, [copy_of(letter)], replaces=[id_])
-            done.append(id_)
-    return print_result(options, done, missing, "put back into the outbox:")
+        selection = selected(options, store, _letters, _letter)
+        for number in selection.ids:
+            letter = _letter(store, number)
+            assert letter is not None  # no other process has the store open
+            commit(store, store.put, letter.recipient, [copy_of(letter)], replaces=[number])
+    return print_result(options, selection, "put back into the outbox:")
 
 
 def drop(options: DeadDropOptions) -> int:
     """Remove dead letters."""
     with opened(options) as (store, _):
-        ids = selected_ids(options, store, _letters)
-        found = [id_ for id_ in ids if store.show_dead(id_).result() is not None]
-        store.drop_dead(found).result()
-    return print_result(options, found, [id_ for id_ in ids if id_ not in set(found)], "dropped")
+        selection = selected(options, store, _letters, _letter)
+        store.drop_dead(selection.ids).result()
+    return print_result(options, selection, "dropped")
 
 
 def _letters(store: Store, to: str | None) -> Iterator[DeadLetter]:
@@ -89,6 +87,10 @@ def _letters(store: Store, to: str | None) -> Iterator[DeadLetter]:
     while letters := store.dead_letters(did, after=after, limit=PAGE).result():
         yield from letters
         after = letters[-1].id
+
+
+def _letter(store: Store, number: int) -> DeadLetter | None:
+    return store.show_dead(number).result()
 
 
 def _fields(letter: DeadLetter, sender: Did, *, with_payload: bool) -> dict[str, object]:

@@ -24,6 +24,7 @@ __all__ = [
     "decoded_payload",
     "envelope_fields",
     "payload_text",
+    "quoted",
     "recipient_text",
 ]
 
@@ -50,6 +51,14 @@ def at_utc(time_us: int) -> str:
     except (OverflowError, ValueError, OSError):
         return f"{time_us} us"
     return f"{whole}.{microseconds:06d}Z"
+
+
+def quoted(text: str) -> str:
+    """Return `text` in double quotes on one line, harmless to a terminal, and not to be mistaken.
+
+    A quote or a backslash in it has a backslash before it.
+    """
+    return '"' + escape(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
 def recipient_text(envelope: SignedEnvelope) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ __all__ = [
     "choices",
     "read_count",
     "read_hash",
+    "read_message_name",
     "read_motion",
     "read_path",
     "read_payload_type",
@@ -31,6 +33,11 @@ __all__ = [
 
 _LONGEST: Final = 1e9
 """Seconds, about 30 years: larger values are cut to this, which every clock and lock takes."""
+
+
+_ID_DIGITS: Final = 32
+"""Hex digits of a whole message id."""
+_ID_START: Final = re.compile(r"[0-9a-f]{8,32}")
 
 
 def word(member: Priority | PayloadType | Kind) -> str:
@@ -125,6 +132,18 @@ def read_hash(text: object) -> bytes:
     if len(digest) != 32:
         raise typer.BadParameter(f"{str(text)!r} is no head: that is 64 hex digits")
     return digest
+
+
+def read_message_name(text: object) -> str:
+    """Return a name of a stored message: its number, or 8 to 32 hex digits of its message id."""
+    name = str(text).lower()
+    is_number = name.isascii() and name.isdigit()
+    if not (is_number or _ID_START.fullmatch(name)) or len(name) > _ID_DIGITS:
+        raise typer.BadParameter(
+            f"{str(text)!r} is neither a number that `list` shows, nor 8 to 32 hex digits of a "
+            "message id"
+        )
+    return name
 
 
 def read_path(text: str) -> Path:

@@ -19,12 +19,13 @@ from signedwire.cli.stored_messages import (
     commit,
     deadline_text,
     fields_of,
+    find_named,
     line_of,
     opened,
     print_message,
     print_result,
     recipient_of,
-    selected_ids,
+    selected,
 )
 from signedwire.delivery.store import OutgoingRow, Store
 from signedwire.outbox import export
@@ -56,7 +57,8 @@ def list_messages(options: OutboxListOptions) -> int:
 def show(options: OutboxShowOptions) -> int:
     """Show one message that waits."""
     with opened(options) as (store, identity):
-        row = store.show(options.id).result()
+        ids = find_named([options.id], store, _rows, _row).ids
+        row = _row(store, ids[0]) if ids else None
     if row is None:
         raise NotDone(f"no message {options.id} waits", "See `signedwire outbox list`")
     if options.json:
@@ -86,10 +88,9 @@ def retry(options: OutboxRetryOptions) -> int:
 def drop(options: OutboxDropOptions) -> int:
     """Remove messages."""
     with opened(options) as (store, _):
-        ids = selected_ids(options, store, _rows)
-        found = [id_ for id_ in ids if store.show(id_).result() is not None]
-        store.drop(found).result()
-    return print_result(options, found, [id_ for id_ in ids if id_ not in set(found)], "dropped")
+        selection = selected(options, store, _rows, _row)
+        store.drop(selection.ids).result()
+    return print_result(options, selection, "dropped")
 
 
 def export_messages(options: OutboxExportOptions) -> int:
@@ -118,6 +119,10 @@ def _rows(store: Store, to: str | None) -> Iterator[OutgoingRow]:
     while rows := store.outbox(did, after=after, limit=PAGE).result():
         yield from rows
         after = rows[-1].id
+
+
+def _row(store: Store, number: int) -> OutgoingRow | None:
+    return store.show(number).result()
 
 
 def _fields(row: OutgoingRow, sender: Did, *, with_payload: bool) -> dict[str, object]:

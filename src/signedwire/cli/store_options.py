@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from signedwire.cli.common_options import StoreFileOptions
+from signedwire.cli.option_values import read_message_name
 
 __all__ = [
     "DeadDropOptions",
@@ -24,6 +25,8 @@ __all__ = [
     "SelectionOptions",
     "ShowOptions",
 ]
+
+_ID_HELP: Final = "The number that `list` shows, or the first 8 or more digits of a message id."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,10 @@ class ListOptions(StoreFileOptions):
 class ShowOptions(StoreFileOptions):
     """The options of commands that show one message."""
 
-    id: Annotated[int, typer.Argument(metavar="ID", help="The ID that `list` shows.")]
+    id: Annotated[
+        str,
+        typer.Argument(metavar="ID", parser=read_message_name, help=_ID_HELP),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +56,8 @@ class SelectionOptions(StoreFileOptions):
     """The options of commands that change some messages."""
 
     ids: Annotated[
-        list[int] | None, typer.Argument(metavar="[ID]...", help="The IDs that `list` shows.")
+        list[str] | None,
+        typer.Argument(metavar="[ID]...", parser=read_message_name, help=_ID_HELP),
     ] = None
     to: Annotated[str | None, typer.Option(metavar="DID", help="All messages to this peer.")] = None
     all: Annotated[bool, typer.Option("--all", help="All messages.")] = False
@@ -60,8 +67,9 @@ class SelectionOptions(StoreFileOptions):
 class OutboxListOptions(ListOptions):
     """List the messages that wait to be sent: to whom, since when, and why they still wait.
 
-    They are listed in the order in which they will be sent, peer by peer. The first number
-    is the ID for the other commands.
+    They are listed in the order in which they will be sent, peer by peer. A line begins with
+    two names of the message, and the other commands take either: its number in the store, and
+    the first 8 digits of its message id.
     """
 
 

@@ -23,22 +23,32 @@ from signedwire.wire.envelope import UNSIGNED, MerklePath, SignedEnvelope
 __all__ = [
     "PAGE",
     "OpenStore",
+    "Selection",
     "StoredMessage",
     "commit",
     "deadline_text",
     "fields_of",
+    "find_named",
     "line_of",
     "opened",
     "print_message",
     "print_result",
     "recipient_of",
-    "selected_ids",
+    "selected",
 ]
 
 StoredMessage: TypeAlias = OutgoingRow | DeadLetter
 
+AllOf: TypeAlias = Callable[[Store, str | None], Iterator[Any]]
+OneOf: TypeAlias = Callable[[Store, int], StoredMessage | None]
+
 PAGE: Final = 500
 """Messages that are read from a store at once."""
+SHORT_ID: Final = 8
+"""Digits of a message id that texts show."""
+_MAX_NUMBER: Final = 2**63 - 1
+_MAX_SHOWN: Final = 10
+"""Messages that are listed if one name is that of several."""
 
 
 class OpenStore(NamedTuple):
@@ -46,6 +56,15 @@ class OpenStore(NamedTuple):
 
     store: Store
     identity: Identity
+
+
+class Selection(NamedTuple):
+    """The messages that the IDs of a command name."""
+
+    ids: list[int]
+    """The numbers of the messages, in the order in which they were named."""
+    missing: list[int | str]
+    """The numbers, and the starts of message ids, of which there is no message."""
 
 
 @contextlib.contextmanager
@@ -95,18 +114,18 @@ def recipient_of(to: str | None) -> Did | None:
     return None if to is None else Did.parse(to)
 
 
-def selected_ids(
-    options: SelectionOptions, store: Store, all_of: Callable[[Store, str | None], Iterator[Any]]
-) -> list[int]:
-    """Return the ids that the options select; an id that was given may not exist.
+def selected(options: SelectionOptions, store: Store, all_of: AllOf, one_of: OneOf) -> Selection:
+    """Return the messages that the options select.
 
     Args:
         options: The options of the command.
         store: The store.
         all_of: Yields the messages of the store to the DID of --to, or all.
+        one_of: Returns the message with this number; `None`: there is none.
 
     Raises:
-        BadInput: the options select nothing, or in several ways.
+        BadInput: the options select nothing, or in several ways; or a name is that of several
+            messages.
     """
     ways = (bool(options.ids), options.to is not None, options.all)
     if sum(ways) != 1:
@@ -115,22 +134,72 @@ def selected_ids(
             "Give IDs as `list` shows them, or --to DID, or --all",
         )
     if options.ids:
-        return list(dict.fromkeys(options.ids))
-    return [message.id for message in all_of(store, options.to)]
+        return find_named(options.ids, store, all_of, one_of)
+    return Selection([message.id for message in all_of(store, options.to)], [])
 
 
-def print_result(options: StoreFileOptions, done: list[int], missing: list[int], what: str) -> int:
+def find_named(names: list[str], store: Store, all_of: AllOf, one_of: OneOf) -> Selection:
+    """Find messages by their number, or by the start of their message id.
+
+    Args:
+        names: What was given for each, as `read_message_name()` returned it.
+        store: The store.
+        all_of: As in `selected()`.
+        one_of: As in `selected()`.
+
+    Raises:
+        BadInput: a name is that of several messages.
+    """
+    found: dict[int, None] = {}  # in this order, and each once
+    missing: dict[int | str, None] = {}
+    starting = _starting_with([name for name in names if len(name) >= SHORT_ID], store, all_of)
+    for name in names:
+        matches = dict(starting.get(name, {}))
+        number = int(name) if name.isdigit() else None
+        if number is not None and number <= _MAX_NUMBER:
+            message = one_of(store, number)
+            if message is not None:
+                matches[number] = message.message_id
+        if len(matches) > 1:
+            raise BadInput(
+                f"{name} is the name of {len(matches)} messages: {_names_of(matches)}",
+                "Nothing was changed. Give more digits of the message id",
+            )
+        if matches:
+            found.update(dict.fromkeys(matches))
+        else:
+            missing[name if number is None else number] = None
+    return Selection(list(found), list(missing))
+
+
+def _starting_with(starts: list[str], store: Store, all_of: AllOf) -> dict[str, dict[int, str]]:
+    """Return number and message id of the messages whose id begins with one of `starts`."""
+    matches: dict[str, dict[int, str]] = {start: {} for start in starts}
+    for message in all_of(store, None) if starts else ():
+        for start in starts:
+            if message.message_id.startswith(start):
+                matches[start][message.id] = message.message_id
+    return matches
+
+
+def _names_of(matches: dict[int, str]) -> str:
+    shown = [f"{id_} (number {number})" for number, id_ in matches.items()][:_MAX_SHOWN]
+    left = len(matches) - len(shown)
+    return ", ".join(shown) + (f" and {left} more" if left else "")
+
+
+def print_result(options: StoreFileOptions, selection: Selection, what: str) -> int:
     """Print which messages were changed, and return the exit code.
 
     Args:
         options: The options of the command.
-        done: The ids of the changed messages.
-        missing: The ids that do not exist.
+        selection: The messages that were changed, and the names that are those of none.
         what: What was done, such as "dropped".
 
     Raises:
-        NotDone: an id does not exist.
+        NotDone: there is no message of a name.
     """
+    done, missing = selection
     if options.json:
         emit({"ids": done, "missing": missing})
     else:
@@ -160,6 +229,7 @@ def line_of(message: StoredMessage) -> list[str]:
     """Return the columns of a message in a list."""
     return [
         f"{message.id}",
+        message.message_id[:SHORT_ID],
         f"to {message.recipient}",
         word(message.priority),
         count_of(len(message.payload), "byte"),
@@ -182,6 +252,7 @@ def print_message(message: StoredMessage, state: str) -> None:
     """
     for name, value in (
         ("id", f"{message.id}"),
+        ("message", message.message_id),
         ("to", str(message.recipient)),
         ("priority", word(message.priority)),
         ("type", word(message.payload_type)),

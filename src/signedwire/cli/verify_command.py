@@ -16,11 +16,14 @@ from signedwire.cli.formatting import (
     UNPROVEN,
     at_utc,
     can_decode,
+    count_of,
     decoded_fields,
     envelope_fields,
+    quoted,
     recipient_text,
 )
 from signedwire.cli.input_files import open_input
+from signedwire.cli.option_values import word
 from signedwire.cli.output import emit, escape, paint, result_as_is, say, standard_input
 from signedwire.cli.text_lines import NOT_HEX
 from signedwire.errors import EnvelopeError, SignatureError
@@ -167,7 +170,8 @@ def _line(verdict: _Verdict) -> str:
             f"to {recipient_text(envelope)}",
             envelope.message_id.hex()[:8],
             at_utc(envelope.timestamp_us),
-            f"{envelope.payload_size} bytes",
+            *_what_it_is(envelope),
+            count_of(envelope.payload_size, "byte"),
         ]
     delivery = verdict.delivery
     if delivery is not None:
@@ -178,6 +182,15 @@ def _line(verdict: _Verdict) -> str:
     if not is_valid:
         parts.append(escape(verdict.problem))
     return "  ".join(parts)
+
+
+def _what_it_is(envelope: SignedEnvelope) -> list[str]:
+    """Return the kind, the durability and the subject of an envelope; v1 has none of them."""
+    if envelope.epoch is None:
+        return []
+    parts = [word(envelope.kind), "durable" if envelope.durable else "volatile"]
+    # In quotes: a subject may look like the fields around it.
+    return [*parts, f"subject {quoted(envelope.subject)}"] if envelope.subject else parts
 
 
 def _delivery_fields(delivery: ProvenDelivery) -> dict[str, object]:

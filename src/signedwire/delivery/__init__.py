@@ -13,17 +13,18 @@
   messages have come. `removed_rows`: ends messages whose rows were removed. `commit_window`:
   limits how many messages wait for a commit.
 - `policy`: rules about received messages. `access`, `denials`: denied DIDs, and the end of their
-  messages.
-- `send_queue`: the queue to a peer, with a lane for each stream. `lanes`: one lane per priority,
-  and slots reserved for Critical. `bounded_queue`: limits of a queue. `room_waiters`: the callers
-  that wait for room.
+  messages. `log_limiter`: limits the log lines that a peer causes by linking.
+- `send_queue`: the queue to a peer, with a lane for each stream. `lanes`: those of one kind, which
+  share a limit, and slots reserved for Critical. `bounded_queue`: limits of a queue.
+  `room_waiters`: the callers that wait for room.
 - `message`: a message in the sending and in the receiving application. `send_options`: the
   options that the messages of one call share, and their ids.
 - `inbox`: received messages that the application has not taken yet. `fair_lanes`: the turns
   of their senders. `known_senders`: senders that come before strangers. `inbox_budget`: the
   bytes of all waiting messages. `stranger_room`: the bytes of all unfinished batches of strangers.
-- `streams`, `send_streams`, `receive_stream`: ordered exactly-once delivery across v2 links:
-  numbers, marks, and messages in flight. `accepted`: the last accepted messages of a lane.
+- `send_streams`, `receive_streams`: ordered exactly-once delivery across v2 links: numbers, marks,
+  and messages in flight, of durable messages or of volatile ones. `all_send_streams`: those of
+  both. `accepted`: the last accepted messages of a lane.
 - `receipt`: the states of a sent message, and its end. `advice`: hints for its errors.
 - `deadlines`: deadlines in headers, and the clocks that they follow.
 - `dial_history`: the past attempts to one address, and what they mean for the next one.

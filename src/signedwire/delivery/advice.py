@@ -9,6 +9,7 @@ from signedwire.types import Reason
 from signedwire.wire.clock_offset import ClockOffset, duration_text
 
 __all__ = [
+    "HALF_SENT",
     "HOW_TO_UNDENY",
     "NEEDS_STORE",
     "NOT_DELIVERED",
@@ -26,6 +27,8 @@ UNANSWERED: Final = Cause(
     "it had been written, so the peer may have taken it in time", FailureKind.UNANSWERED
 )
 """The detail of a message that expired after it had been written."""
+HALF_SENT: Final = "its sending was stopped half-way, so the peer does not have it"
+"""The detail of a message that expired while a link was writing its batch, for the first time."""
 # Hints by the kind of the last failure.
 _BY_KIND: Final = {
     FailureKind.WRONG_KEY: "Another key answers at that address: is the DID right?",

@@ -14,7 +14,7 @@ from typing import Final
 
 from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.ports import LinkPort
-from signedwire.delivery.receive_stream import ReceiveStream
+from signedwire.delivery.receive_streams import ReceiveStreams
 from signedwire.delivery.recv_window import RecvWindow
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.stream_answers import Answers, StreamAnswers
@@ -59,8 +59,8 @@ class AnswerQueue:
         self,
         context: SessionContext,
         peer: Did,
-        durable: ReceiveStream,
-        volatile: ReceiveStream,
+        durable: ReceiveStreams,
+        volatile: ReceiveStreams,
         window: RecvWindow,
         limit: int,
     ) -> None:
@@ -97,9 +97,9 @@ class AnswerQueue:
 
     def restart(self, *, is_durable: bool) -> None:
         """Forget all answers about messages of this kind: their numbers are of an older epoch."""
-        self._half(is_durable).clear()
+        self._answers(is_durable).clear()
 
-    def _half(self, is_durable: bool) -> StreamAnswers:
+    def _answers(self, is_durable: bool) -> StreamAnswers:
         return self._durable if is_durable else self._volatile
 
     def flush_soon(self) -> None:
@@ -118,7 +118,7 @@ class AnswerQueue:
         if link is None:
             return  # so nothing grows for a peer that stays away
         # A node that closes accepts nothing more, so it grants nothing.
-        credit = self._window.credit(self) if self._host.is_open else _NO_CREDIT
+        credit = self._window.next_grant(self) if self._host.is_open else _NO_CREDIT
         is_committed = self._context.inbox_store.is_durable
         if first:
             link.queue_receipts([], first, is_committed=is_committed)
@@ -132,12 +132,12 @@ class AnswerQueue:
 
     def refuse(self, refusals: list[Refusal], *, is_durable: bool) -> None:
         """Send refusals of messages that were not accepted. They are not remembered."""
-        self._half(is_durable).refuse(refusals)
+        self._answers(is_durable).refuse(refusals)
         self.flush_soon()
 
     def resend(self, leaves: list[bytes], *, is_durable: bool) -> None:
         """Send the application's answers to these messages again, after their receipts."""
-        self._half(is_durable).repeat(leaves)
+        self._answers(is_durable).repeat(leaves)
         self.flush_soon()
 
     # -- the application's answers --------------------------------------------------------
@@ -191,8 +191,8 @@ class AnswerQueue:
 
     def _put(self, message: IncomingMessage, refusal: Refusal | None) -> None:
         """Queue the answer to a message for its sender."""
-        half = self._half(message.durable)
-        if message.epoch != half.stream.epoch:
+        answers = self._answers(message.durable)
+        if message.epoch != answers.streams.epoch:
             return  # the sender has begun a new epoch since
-        half.put(message.leaf, refusal)
+        answers.put(message.leaf, refusal)
         self.flush_soon()

@@ -40,6 +40,11 @@ class BoundedMap(Generic[V]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def clear(self) -> None:
+        """Forget all keys."""
+        self._entries.clear()
+        self._gaps = 0
+
     def _forget_oldest(self) -> V:
         value = self._entries.pop(next(iter(self._entries)))
         # Each search for the first key walks over the entries deleted before it.

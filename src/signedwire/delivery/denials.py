@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Iterable
-from typing import Final
 
-from signedwire.clock import monotonic
 from signedwire.delivery.access import AccessList
 from signedwire.delivery.message import AckSink, IncomingMessage
 from signedwire.delivery.ports import Host
 from signedwire.errors import ClosedError
 from signedwire.types import Did, Reason
 
-__all__ = ["DenialFilter", "DenialLogLimiter"]
-
-_MAX_LOGGED: Final = 100
-_LOG_AGAIN: Final = 60.0
-"""Seconds during which the attempts of one denied DID are logged once."""
+__all__ = ["DenialFilter"]
 
 
 class DenialFilter:
@@ -67,24 +61,3 @@ class DenialFilter:
             counts[self._discarded.popleft()] += 1
         for did, count in counts.items():
             self._host.drop(Reason.DENIED, did, count=count)
-
-
-class DenialLogLimiter:
-    """Limits the log to one attempt per denied DID and minute, and to 100 DIDs per minute."""
-
-    def __init__(self) -> None:
-        self._logged: OrderedDict[Did, float] = OrderedDict()
-
-    def note_attempt(self, did: Did) -> bool:
-        """Note an attempt of this DID; return whether its log line must be left out."""
-        now = monotonic()
-        last = self._logged.get(did)
-        if last is not None and now - last < _LOG_AGAIN:
-            return True
-        self._logged[did] = now
-        self._logged.move_to_end(did)
-        if len(self._logged) > _MAX_LOGGED:
-            # A limit for all DIDs together, because one stranger can make many keys.
-            _, oldest = self._logged.popitem(last=False)
-            return now - oldest < _LOG_AGAIN
-        return False

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from signedwire import clock
 from signedwire.delivery.bounded_memory import BoundedSet
-from signedwire.delivery.denials import DenialLogLimiter
+from signedwire.delivery.log_limiter import LogLimiter
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_sender import BROKE
 from signedwire.delivery.peer_session import EndedLink, LinkVerdict, PeerSession
@@ -75,7 +75,8 @@ class Endpoint:
         """Puts messages of the application into the queues."""
         self.v2_speakers = BoundedSet(_MAX_V2_SPEAKERS)
         """DIDs that have proven themselves over v2. Their v1 messages are refused."""
-        self.denial_log = DenialLogLimiter()
+        self.denial_log = LogLimiter()
+        """Limits the lines about links of denied DIDs."""
         self.links: set[LinkPort] = set()
         """Open links."""
         self.connector: Connector | None = None
@@ -155,12 +156,12 @@ class Endpoint:
             text = "the HELLO names the last epoch, so no newer one can begin"
             link.close(link_frames.CLOSE_PROTOCOL_ERROR, text)
         elif verdict is LinkVerdict.PEER_IS_AHEAD:
-            known, new_stream = hello.known_epochs, self.sessions.new_stream
+            known, new_streams = hello.known_epochs, self.sessions.new_streams
             if session.is_volatile_behind(hello):
-                session.restart_volatile(new_stream(session, known.volatile + 1, is_durable=False))
+                session.restart_volatile(new_streams(session, known.volatile + 1, is_durable=False))
             if session.is_durable_behind(hello):
-                stream = new_stream(session, known.durable + 1, is_durable=True)
-                session.restart_durable(hello, stream)
+                streams = new_streams(session, known.durable + 1, is_durable=True)
+                session.restart_durable(hello, streams)
             link.close(link_frames.CLOSE_STALE_EPOCH, "reconnecting with a newer epoch")
         elif verdict is LinkVerdict.HELLO_IS_STALE:
             link.close(link_frames.CLOSE_STALE_EPOCH, "a newer epoch has begun since its HELLO")

@@ -23,6 +23,10 @@ class InboxBudget:
     Anyone can make keys, so a limit for each key alone would bound nothing. When half of the
     budget is free again, the receivers whose credit was cut grant more.
 
+    Only bytes that have arrived are counted, not credit that a peer may never use. So each stream
+    of each peer may be granted the same free bytes. At most `inbox_bytes` wait, and the credit
+    that was granted before they did: for each peer the windows of its eight streams.
+
     Args:
         config: The configuration.
     """
@@ -33,7 +37,7 @@ class InboxBudget:
         self._cut: set[BudgetUser] = set()
 
     def free_for(self, receiver: BudgetUser, wanted: int) -> int:
-        """Return how many of `wanted` bytes may be granted.
+        """Return how many of `wanted` bytes may be granted. They are not reserved.
 
         If these are fewer, `receiver` is called when half of the budget is free.
         """

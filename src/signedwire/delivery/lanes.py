@@ -1,19 +1,20 @@
-"""A bounded FIFO per priority; items of a higher lane are always taken first.
+"""The messages to one peer that are durable, or those that are volatile: a lane per priority.
 
-The lanes together hold `limit` items. `reserve` further slots are for Critical
-alone, so that an emergency stop finds room when the queue is full.
+The lanes together hold `limit` items. `reserve` further slots are for Critical alone, so that an
+emergency stop finds room when the queue is full. `delivery.send_queue` has the lanes of both kinds,
+and takes from them.
 
 Items leave in the order in which they entered their lane.
 
-Threads: any thread may call `put()`, `take()` and `remove_if()`. `lane()` and `put_back()` belong
-to the one consumer. `take()` holds no lock, so an item that is taken while another thread is in
-`remove_if()` may leave out of order.
+Threads: any thread may call `put()` and `remove_if()`. `lane()` and `put_back()` belong to the one
+consumer. It takes without a lock, so an item that is taken while another thread is in `remove_if()`
+may leave out of order.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
 from signedwire.delivery.bounded_queue import BoundedQueue
@@ -22,23 +23,21 @@ from signedwire.types import Priority
 __all__ = ["Lanes"]
 
 T = TypeVar("T")
-_TOP_DOWN = sorted((int(p) for p in Priority), reverse=True)
 
 
 class Lanes(BoundedQueue, Generic[T]):
-    """Four bounded lanes, one per priority.
+    """Four lanes that share one limit.
 
     Args:
         limit: Maximum number of items in all lanes together, at least 1.
         reserve: Number of further slots that only Critical may use.
     """
 
-    __slots__ = ("_lanes", "_top_down")
+    __slots__ = ("_lanes",)
 
     def __init__(self, limit: int, reserve: int = 0) -> None:
         super().__init__(limit, reserve)
         self._lanes: tuple[deque[T], ...] = tuple(deque() for _ in Priority)
-        self._top_down = tuple(self._lanes[priority] for priority in _TOP_DOWN)
 
     def put(self, item: T, priority: int) -> bool:
         """Append to the lane of `priority`; return `False` and do nothing if there is no room."""
@@ -71,19 +70,6 @@ class Lanes(BoundedQueue, Generic[T]):
         """
         return self._lanes[priority]
 
-    def take(self) -> T | None:
-        """Remove and return the oldest item of the highest lane; `None` if all are empty."""
-        for lane in self._top_down:
-            if lane:
-                try:
-                    item = lane.popleft()
-                except IndexError:  # another thread took the last one
-                    continue
-                if self._room_waiters:
-                    self.notify_room()
-                return item
-        return None
-
     def put_back(self, items: Iterable[tuple[T, int]]) -> None:
         """Put items with their priorities, in the order taken, back to the heads of their lanes.
 
@@ -107,21 +93,9 @@ class Lanes(BoundedQueue, Generic[T]):
         self.notify_room()
         return removed
 
-    def size(self, priority: int) -> int:
-        """Return the number of items in one lane."""
-        return len(self._lanes[priority])
-
     def sizes(self) -> dict[Priority, int]:
         """Return the number of items in each lane."""
         return {priority: len(self._lanes[priority]) for priority in Priority}
 
     def __len__(self) -> int:
         return sum(map(len, self._lanes))
-
-    def __bool__(self) -> bool:
-        return any(self._lanes)
-
-    def __iter__(self) -> Iterator[T]:
-        """Iterate over a snapshot, in the order in which the items would be taken."""
-        for lane in self._top_down:
-            yield from tuple(lane)

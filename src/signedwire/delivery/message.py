@@ -353,6 +353,7 @@ class OutgoingMessage(Receipt):
         "proof_source",
         "row",
         "sequence",
+        "was_requeued",
         "was_written",
     )
 
@@ -389,6 +390,8 @@ class OutgoingMessage(Receipt):
         """Number of the row in the lane of the store; 0: none."""
         self.is_stored = False
         """Whether the message has a row in the store."""
+        self.was_requeued = False
+        """Whether an earlier connection has had the message, perhaps in another process."""
         self.was_written = False
         """Whether a connection has had the message, so that the peer may have received it."""
 
@@ -484,10 +487,21 @@ class OutgoingMessage(Receipt):
     def _make_proof(self) -> bytes | None:
         return None if self.proof_source is None else self.proof_source.prove(self)
 
-    def restore(self, body: bytes, *, was_written: bool, expires_at: float | None = None) -> None:
+    def restore(
+        self,
+        body: bytes,
+        *,
+        was_written: bool,
+        may_be_written: bool = False,
+        expires_at: float | None = None,
+    ) -> None:
         """Take number, bytes and deadline of a row that waited in the store.
 
-        `expires_at` is the deadline of the row; by default the date in its header.
+        Args:
+            body: Header and payload.
+            was_written: Whether the store has noted that a connection had the message.
+            may_be_written: Whether one may have had it without such a note.
+            expires_at: The deadline of the row; by default the date in its header.
         """
         due, known = expiry_of(body), self.options.expires_at
         if due is None:
@@ -512,6 +526,7 @@ class OutgoingMessage(Receipt):
         self.sequence = sequence_of(body)
         self.is_stored = True
         self.was_written = was_written
+        self.was_requeued = was_written or may_be_written
 
     def release(self) -> None:
         """Drop the bytes, so that a held receipt does not keep them in memory."""

@@ -46,14 +46,20 @@ class MessageRestorer:
             held: For each row the message whose receipt somebody holds, if there is one.
         """
         did = queue.did
-        opened_at = self._store.lane(did, lane).opened_at
+        place = self._store.lane(did, lane)
+        opened_at = place.opened_at
         messages = []
         for row, known in zip(rows, held, strict=True):
             message = known or _message_of(row)
             due = row.expires_at_us
             origin_us = self._store.clock_steps.origin_us if row.row >= opened_at else None
             expires_at = None if due is None else instant_of(due, origin_us)
-            message.restore(row.body, was_written=row.is_written, expires_at=expires_at)
+            message.restore(
+                row.body,
+                was_written=row.is_written,
+                may_be_written=place.may_be_written(row.row),
+                expires_at=expires_at,
+            )
             message.row = row.row
             cursor.receipts[lane, row.row] = message
             if not self._is_ours(row, did, lane):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from signedwire.delivery.advice import UNANSWERED
 from signedwire.delivery.message import IncomingMessage, OutgoingMessage
 from signedwire.delivery.ports import Host, MessageQueue
-from signedwire.delivery.receive_stream import Arrivals
+from signedwire.delivery.receive_streams import Arrivals
+from signedwire.delivery.send_streams import Refused
 from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
-from signedwire.delivery.streams import Refused
 from signedwire.errors import BackpressureError, Cause, StoreError
 from signedwire.types import Did, Reason
 from signedwire.wire.session import BatchReceived

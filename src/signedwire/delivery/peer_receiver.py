@@ -1,6 +1,6 @@
 """The receiving half of a peer: it accepts each message once, and delivers it to the inbox.
 
-    batch ─→ ReceiveStream ─→ InboxStore ─→ Inbox
+    batch ─→ ReceiveStreams ─→ InboxStore ─→ Inbox
               each message     commit        └ receipts, then the application's answers
               once, in order                   (AnswerQueue)
 
@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from signedwire.delivery.answer_queue import AnswerQueue
 from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.ports import LinkPort
-from signedwire.delivery.receive_stream import Arrivals, ReceiveStream
+from signedwire.delivery.receive_streams import Arrivals, ReceiveStreams
 from signedwire.delivery.recv_window import RecvWindow
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import IncomingRow, Marks, OnCommit, RememberedLeaves
@@ -73,9 +73,9 @@ class PeerReceiver:
         # A link that ends has lost the answers to no more messages than the credit.
         most = max(config.credit_messages, critical) + _MORE_REMEMBERED
         most_answers = 3 * config.credit_messages + critical + _MORE_REMEMBERED
-        self.durable = ReceiveStream(bytes(us), bytes(did), most, most_answers)
+        self.durable = ReceiveStreams(bytes(us), bytes(did), most, most_answers)
         """The durable messages, which a store keeps."""
-        self.volatile = ReceiveStream(bytes(us), bytes(did), most, most_answers)
+        self.volatile = ReceiveStreams(bytes(us), bytes(did), most, most_answers)
         """The volatile messages, which are in memory alone."""
         self.answers = AnswerQueue(
             context, did, self.durable, self.volatile, self._window, most_answers
@@ -138,20 +138,21 @@ class PeerReceiver:
 
     # -- links ----------------------------------------------------------------------------
 
-    def first_credit(self) -> tuple[Credit, ...]:
+    def first_grant(self) -> tuple[Credit, ...]:
         """Return the credit to grant in a HELLO, by stream."""
-        return self._window.first_credit(self.answers)
+        return self._window.first_grant(self.answers)
 
     def begin(self, epochs: Epochs) -> bool:
         """Note the epochs of the peer's HELLO; `False` if one is older than the latest."""
         before = self.epochs
         if any(new < known for new, known in zip(epochs, before, strict=True)):
-            self._host.log.warning(
-                "%s linked with an older state than the one known, and the link was refused: "
-                "two processes use its key, or its clock went back",
-                self.did,
-                extra=fields("older state", peer=self.did),
-            )
+            if not self._context.claims_log.note_attempt(self.did):
+                self._host.log.warning(
+                    "%s linked with an older state than the one known, and the link was refused: "
+                    "two processes use its key, or its clock went back",
+                    self.did,
+                    extra=fields("older state", peer=self.did),
+                )
             return False
         if epochs.durable != before.durable:
             self.durable.begin(epochs.durable)
@@ -214,8 +215,8 @@ class PeerReceiver:
             return
         config = self._host.config
         admit = context.policies.admit_v2 if context.policies else None
-        half = self.durable if stream < VOLATILE else self.volatile
-        arrivals = half.arrived(batch, config.max_payload_size, now_us, self, admit)
+        streams = self.durable if stream < VOLATILE else self.volatile
+        arrivals = streams.arrived(batch, config.max_payload_size, now_us, self, admit)
         repeats = len(arrivals.duplicates) + len(arrivals.invalid) + len(arrivals.late)
         link.note_arrivals(len(arrivals.new), repeats)
         if arrivals.duplicates:
@@ -223,7 +224,7 @@ class PeerReceiver:
         if arrivals.refusals:
             for refusal in arrivals.refusals:
                 self._host.drop(refusal.reason, self.did)
-            self.answers.refuse(arrivals.refusals, is_durable=half is self.durable)
+            self.answers.refuse(arrivals.refusals, is_durable=streams is self.durable)
         self._store(stream, batch, arrivals, link)
 
     def _store(self, stream: int, batch: BatchReceived, arrivals: Arrivals, link: LinkPort) -> None:

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from signedwire import clock
-from signedwire.delivery.advice import late_by_the_peer
+from signedwire.delivery.advice import HALF_SENT, late_by_the_peer
+from signedwire.delivery.all_send_streams import AllSendStreams
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.delivery.ports import DialerPort, Timer
+from signedwire.delivery.ports import DialerPort, LinkPort, Timer
 from signedwire.delivery.receipt import Receipt, advance_all
 from signedwire.delivery.room_waiters import RoomWaiters
 from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.send_streams import SendStreams
 from signedwire.delivery.session_context import SessionContext
-from signedwire.delivery.streams import SendStream
 from signedwire.errors import Cause, FailureKind
 from signedwire.events import MessageRefused
 from signedwire.types import Credit, DeliveryState, Did, Reason, unix_time_us
@@ -47,6 +47,7 @@ class PeerSender:
         did: The peer's DID.
         lanes: The queue.
         streams: The numbers and receipts of messages sent over v2.
+        link_of: Returns the link that carries the messages; `None`: there is none.
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class PeerSender:
         "_dead",
         "_deadlines",
         "_host",
+        "_link_of",
         "_room_waiters",
         "dialer",
         "did",
@@ -69,12 +71,14 @@ class PeerSender:
         context: SessionContext,
         did: Did,
         lanes: SendQueue[OutgoingMessage],
-        streams: SendStreams,
+        streams: AllSendStreams,
+        link_of: Callable[[], LinkPort | None],
     ) -> None:
         self._context = context
         self._host = context.host
         self.did = did
         self.lanes = lanes
+        self._link_of = link_of
         self.streams = streams
         """The numbers and receipts of messages sent over v2."""
         self.dialer: DialerPort | None = None
@@ -86,8 +90,8 @@ class PeerSender:
         self.dropped: Counter[Reason] = Counter()
         """Messages to the peer that were given up or refused, by reason."""
         self._deadlines: dict[OutgoingMessage, Timer] = {}
-        self._dead: list[tuple[OutgoingMessage, str | None]] = []
-        """Messages for `_end_dead()`; with each, its error if it is too large."""
+        self._dead: list[tuple[OutgoingMessage, Reason, str | None]] = []
+        """Messages for `_end_dead()`; with each, its error. `None`: the store tells it."""
         # For durable messages, and for volatile ones.
         self._room_waiters = (
             RoomWaiters(lanes, is_durable=True),
@@ -155,13 +159,28 @@ class PeerSender:
         """Note that a link has not finished a batch, all messages of which `is_dead()`.
 
         Its messages are not in flight any more. Those that have not ended end soon, as expired.
-        `name` is `SentBatch.name`.
+        The peer has none of them, unless an earlier link wrote it whole. `name` is
+        `SentBatch.name`.
         """
         for message in self.streams.aborted(name):
-            if message.is_final:
-                message.release()
-            else:
-                self.end_soon(message)
+            detail = None if message.was_requeued else HALF_SENT
+            message.was_written = message.was_requeued
+            if not message.is_final:
+                self._end_later(message, Reason.EXPIRED, detail)
+                continue
+            if detail is not None and message.state is DeliveryState.EXPIRED:
+                message.detail = detail  # it was not known at the deadline
+            message.release()
+
+    def end_half_sent(self) -> None:
+        """End the expired messages that a link has not written whole, as `pump()` would do later.
+
+        Their receipts then say at once that the peer does not have them.
+        """
+        link = self._link_of()
+        if link is not None:
+            link.abort_dead()
+            self._end_dead()
 
     def requeue(
         self, messages: Iterable[OutgoingMessage], *, is_fault: bool = True, cause: Cause = BROKE
@@ -180,6 +199,7 @@ class PeerSender:
                 message.release()
                 continue
             message.is_unconfirmed = False  # it waits again, as if v1 had never taken it
+            message.was_requeued = True
             message.failures_before -= is_fault
             (exhausted if self._is_exhausted(message) else waiting).append(message)
         # Into the lanes first: what follows calls the application, which must find each message
@@ -236,12 +256,12 @@ class PeerSender:
 
     def abandon(self, reason: Reason, detail: str) -> None:
         """Note in the receipts of accepted messages that no further answer will come."""
-        for half in (self.streams.durable, self.streams.volatile):
-            self.abandon_half(half, reason, detail)
+        for streams in (self.streams.durable, self.streams.volatile):
+            self.abandon_streams(streams, reason, detail)
 
-    def abandon_half(self, half: SendStream, reason: Reason, detail: str) -> None:
+    def abandon_streams(self, streams: SendStreams, reason: Reason, detail: str) -> None:
         """Note this in the receipts of durable messages alone, or of volatile ones."""
-        for receipt in half.followed():
+        for receipt in streams.followed():
             receipt.abandon(reason, detail)
 
     # -- how messages end -------------------------------------------------------------------
@@ -329,19 +349,25 @@ class PeerSender:
             largest: Size in bytes of the largest payload that the peer accepts.
             cause: The error if the message is larger.
         """
+        if message.payload_size > largest:
+            self._end_later(message, Reason.TOO_LARGE, cause)
+        else:
+            self._end_later(message, Reason.EXPIRED, None)
+
+    def _end_later(self, message: OutgoingMessage, reason: Reason, detail: str | None) -> None:
         if not self._dead:
             self._host.call_soon(self._end_dead)
-        self._dead.append((message, cause if message.payload_size > largest else None))
+        self._dead.append((message, reason, detail))
 
     def _end_dead(self) -> None:
         dead, self._dead = self._dead, []
-        for message, cause in dead:
-            if cause is not None:
-                self.give_up(message, Reason.TOO_LARGE, cause)
-            elif not message.is_final:
+        for message, reason, detail in dead:
+            if message.is_final:
+                message.release()
+            elif detail is None:
                 self._expire(message)
             else:
-                message.release()
+                self.give_up(message, reason, detail)
 
     # -- deadlines ------------------------------------------------------------------------
 
@@ -381,7 +407,9 @@ class PeerSender:
         ):
             self._expire(late)
         if message.was_written and not message.is_final:  # it is in the buffer of a connection
-            self._expire(message, is_in_flight=True)
+            self.end_half_sent()
+            if not message.is_final:
+                self._expire(message, is_in_flight=True)
 
     def _expire(self, message: OutgoingMessage, *, is_in_flight: bool = False) -> None:
         cause = self._context.store.doubt(message)

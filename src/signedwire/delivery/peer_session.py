@@ -16,8 +16,8 @@ from signedwire.delivery.dial_history import DialHistory
 from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.ports import LinkPort, Timer
+from signedwire.delivery.send_streams import SendStreams
 from signedwire.delivery.session_context import SessionContext
-from signedwire.delivery.streams import SendStream
 from signedwire.errors import Cause, FailureKind, kind_of
 from signedwire.events import PeerConnected, PeerDisconnected
 from signedwire.logs import fields
@@ -194,7 +194,7 @@ class PeerSession:
             epochs=self.sender.streams.epochs,
             known_epochs=self.receiver.epochs,
             marks=self.receiver.hello_marks,
-            credit=self.receiver.first_credit(),
+            credit=self.receiver.first_grant(),
         )
 
     def judge(self, link: LinkPort, hello: Hello) -> LinkVerdict:
@@ -258,8 +258,10 @@ class PeerSession:
 
     def _warn_of_old_copy(self, hello: Hello) -> None:
         epoch = self.sender.streams.durable.epoch
-        if hello.known_epochs.durable == epoch and self._context.store.learn(
-            self.did, hello.marks[:VOLATILE]
+        if (
+            hello.known_epochs.durable == epoch
+            and self._context.store.learn(self.did, hello.marks[:VOLATILE])
+            and not self._context.claims_log.note_attempt(self.did)
         ):
             self._host.log.warning(
                 "%s has accepted messages that our store does not have: the store is an old "
@@ -281,11 +283,11 @@ class PeerSession:
         durable, volatile = sender.streams.durable, sender.streams.volatile
         why = "the peer has restarted since without its state; whether it was handled is not known"
         if before.durable not in (0, hello.epochs.durable) and known.durable != durable.epoch:
-            sender.abandon_half(durable, Reason.STALE_EPOCH, why)
+            sender.abandon_streams(durable, Reason.STALE_EPOCH, why)
         # Its own epoch tells. The one of ours that it knows does not: a HELLO may have been made
         # before ours came on another link, or after ours came on a link that did not open.
         if before.volatile not in (0, hello.epochs.volatile):
-            sender.abandon_half(volatile, Reason.STALE_EPOCH, why)
+            sender.abandon_streams(volatile, Reason.STALE_EPOCH, why)
             if not volatile.is_fresh:
                 self._give_up_written()
 
@@ -300,31 +302,33 @@ class PeerSession:
             "it was written, and the peer has restarted since, so whether it arrived is not known",
         )
 
-    def restart_durable(self, hello: Hello, stream: SendStream) -> None:
-        """Number durable messages anew, in the newer epoch of `stream`: the peer is ahead."""
+    def restart_durable(self, hello: Hello, streams: SendStreams) -> None:
+        """Number durable messages anew, in the newer epoch of `streams`: the peer is ahead."""
         sender = self.sender
         is_same = hello.known_epochs.durable == sender.streams.durable.epoch
         marks = hello.marks[:VOLATILE] if is_same else None
         self._restart(sender.streams.durable)
-        sender.streams.begin(stream, is_durable=True)
-        self._context.store.restart(sender, stream.epoch, marks)
+        sender.streams.begin(streams, is_durable=True)
+        self._context.store.restart(sender, streams.epoch, marks)
 
-    def restart_volatile(self, stream: SendStream) -> None:
-        """Number volatile messages anew, in the newer epoch of `stream`: the peer is ahead."""
-        streams = self.sender.streams
-        self._restart(streams.volatile)
-        streams.begin(stream, is_durable=False)
-
-    def _restart(self, half: SendStream) -> None:
-        """End what cannot be sent again in a newer epoch, for durable messages or for volatile."""
-        self._host.log.warning(
-            "%s has received messages of a later state of our key: two processes use the key, "
-            "our store is an old copy, or our clock went back. A newer epoch begins",
-            self.did,
-            extra=fields("later state", peer=self.did),
-        )
+    def restart_volatile(self, streams: SendStreams) -> None:
+        """Number volatile messages anew, in the newer epoch of `streams`: the peer is ahead."""
         sender = self.sender
-        is_durable = half is sender.streams.durable
+        self._restart(sender.streams.volatile)
+        sender.streams.begin(streams, is_durable=False)
+
+    def _restart(self, streams: SendStreams) -> None:
+        """End what cannot be sent again in a newer epoch, for durable messages or for volatile."""
+        if not self._context.claims_log.note_attempt(self.did):
+            self._host.log.warning(
+                "%s says that it knows a later state of our key. If that is true, two processes "
+                "use the key, our store is an old copy, or our clock went back. "
+                "A newer epoch begins",
+                self.did,
+                extra=fields("later state", peer=self.did),
+            )
+        sender = self.sender
+        is_durable = streams is sender.streams.durable
         if self.link is not None:
             self.link.close(link_frames.CLOSE_STALE_EPOCH, "reconnecting with a newer epoch")
         # A message that has arrived would arrive twice under a new number.
@@ -336,8 +340,8 @@ class PeerSession:
             "it was written, and a newer epoch has begun since, so the peer cannot be asked "
             "whether it arrived",
         )
-        sender.abandon_half(
-            half,
+        sender.abandon_streams(
+            streams,
             Reason.STALE_EPOCH,
             "a newer epoch has begun since, so the peer cannot answer any more whether it was "
             "handled",
@@ -473,7 +477,7 @@ class PeerSession:
             stored=self._context.store.backlog(self.did),
             in_flight=0 if sender is None else sender.streams.in_flight,
             overdue=None if link is None else link.overdue,
-            send_window=None if link is None else link.state.send_window,
+            send_window=None if link is None else link.state.credit_left,
             failed_attempts=0 if sender is None else sender.failures,
             dropped={} if sender is None else dict(sender.dropped),
             denies_us=self.denies_us and link is None,

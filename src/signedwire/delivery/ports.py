@@ -19,12 +19,12 @@ from typing import Protocol
 from signedwire.config import TransportConfig
 from signedwire.delivery.dial_history import DialHistory
 from signedwire.delivery.message import IncomingMessage, OutgoingMessage
-from signedwire.delivery.receive_stream import Arrivals
+from signedwire.delivery.receive_streams import Arrivals
 from signedwire.delivery.send_queue import SendQueue
+from signedwire.delivery.send_streams import Refused
 from signedwire.delivery.store import Backlog, Marks, OnCommit, RememberedLeaves
 from signedwire.delivery.stranger_room import StrangerRoom
 from signedwire.delivery.stream_answers import Answers
-from signedwire.delivery.streams import Refused
 from signedwire.errors import Cause, StoreError
 from signedwire.events import Event
 from signedwire.home import Home
@@ -165,11 +165,11 @@ class LinkStatePort(Protocol):
         """How far the peer's clock is from ours now; `None`: not measured lately."""
 
     @property
-    def send_window(self) -> tuple[Credit, ...] | None:
-        """By stream, the credit that is left of the peer's; `None` before the handshake."""
+    def credit_left(self) -> tuple[Credit, ...] | None:
+        """By stream, the credit for what we may still send; `None` before the handshake."""
 
-    def granted_unused(self, stream: int) -> Credit:
-        """Return the credit of a stream that the peer was granted on this link and has not used."""
+    def peer_credit_left(self, stream: int) -> Credit:
+        """Return the credit of a stream for what the peer may still send on this link."""
 
 
 class LinkPort(Protocol):
@@ -189,6 +189,12 @@ class LinkPort(Protocol):
 
     def pump(self) -> None:
         """Write one batch of the queue to the peer."""
+
+    def abort_dead(self) -> None:
+        """Stop writing each batch under way of which every message has ended or has expired.
+
+        `PeerSender.aborted()` is called for each.
+        """
 
     def queue_receipts(
         self,

@@ -3,7 +3,7 @@
     credit = window
              - messages that wait in the inbox
              - messages that are not new, until their batch is committed
-             - granted_unused of each link
+             - peer_credit_left of each link
 
 Each stream has a window of its own, so that none waits for the messages of another. All links of
 a peer share it, so links that overlap cannot add up to more.
@@ -75,7 +75,7 @@ class RecvWindow:
         self.taken: list[IncomingMessage] = []
         """Messages that have left the inbox, to be counted by the next call. The caller appends."""
         self._changed = set(range(STREAMS))
-        """Streams for which `credit()` may find more than before."""
+        """Streams for which `next_grant()` may find more than before."""
         self._in_budget = 0
         """Bytes that the budget counts for this peer."""
         self._in_room = 0
@@ -94,14 +94,14 @@ class RecvWindow:
         self._count_taken()
         return not self._links and not any(self._in_inbox.messages)
 
-    def first_credit(self, receiver: BudgetUser) -> tuple[Credit, ...]:
-        """Return the credit of all streams for a HELLO. See `credit()`."""
+    def first_grant(self, receiver: BudgetUser) -> tuple[Credit, ...]:
+        """Return the credit of all streams for a HELLO. See `next_grant()`."""
         self._changed.update(range(STREAMS))
-        found = self.credit(receiver)
+        found = self.next_grant(receiver)
         return tuple(found.get(stream, _NOTHING) for stream in range(STREAMS))
 
-    def credit(self, receiver: BudgetUser) -> dict[int, Credit]:
-        """Return the credit to grant now, by stream.
+    def next_grant(self, receiver: BudgetUser) -> dict[int, Credit]:
+        """Return the further credit to grant now, by stream.
 
         The budget asks `receiver` to grant what it cut here.
         """
@@ -112,7 +112,7 @@ class RecvWindow:
             credit = self._sizes[stream].minus(self._in_inbox.of(stream))
             credit = credit.minus(self._uncommitted.of(stream))
             for link in self._links:
-                credit = credit.minus(link.state.granted_unused(stream))
+                credit = credit.minus(link.state.peer_credit_left(stream))
             size = self._budget.free_for(receiver, max(0, credit.bytes))
             if size < credit.bytes:
                 self._changed.add(stream)

@@ -51,6 +51,8 @@ class RemovedRows:
     def _end_of(self, did: Did, rows: set[tuple[int, int]], reason: Reason, cause: str) -> None:
         sender, receipts = self._sessions.session(did).sender, self._cursors[did].receipts
         is_expired = reason is Reason.EXPIRED
+        if is_expired:
+            sender.end_half_sent()
         for message in sender.lanes.remove_if(
             lambda message: message.is_stored and (message.priority, message.row) in rows
         ):

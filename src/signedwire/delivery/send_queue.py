@@ -6,7 +6,9 @@
 Durable messages and volatile ones have limits of their own, so that what waits in a store never
 keeps a volatile message out. Within one priority, no order is promised between the two streams.
 
-Threads: as `Lanes`.
+Threads: any thread may call `put()`, `take()` and `remove_if()`. `lane()` and `put_back()` belong
+to the one consumer. `take()` holds no lock, so an item that is taken while another thread is in
+`remove_if()` may leave out of order.
 """
 
 from __future__ import annotations
@@ -45,23 +47,25 @@ class SendQueue(Generic[T]):
         self._durable: Lanes[T] = Lanes(limit, reserve)
         self._volatile: Lanes[T] = Lanes(limit, reserve)
         self._by_stream = tuple(
-            half.lane(priority) for half in (self._durable, self._volatile) for priority in Priority
+            lanes.lane(priority)
+            for lanes in (self._durable, self._volatile)
+            for priority in Priority
         )
 
-    def _half(self, stream: int) -> Lanes[T]:
+    def _lanes_of(self, stream: int) -> Lanes[T]:
         return self._volatile if stream >= VOLATILE else self._durable
 
     def put(self, item: T, stream: int) -> bool:
         """Append to the lane of a stream; return `False` and do nothing if there is no room."""
-        return self._half(stream).put(item, stream % VOLATILE)
+        return self._lanes_of(stream).put(item, stream % VOLATILE)
 
     def put_many(self, items: Sequence[T], stream: int) -> int:
         """Append as many of the first items as there is room for; return how many."""
-        return self._half(stream).put_many(items, stream % VOLATILE)
+        return self._lanes_of(stream).put_many(items, stream % VOLATILE)
 
     def add_many(self, items: Iterable[T], stream: int) -> None:
         """Append without regard to the limit; the caller bounds the number in another way."""
-        self._half(stream).add_many(items, stream % VOLATILE)
+        self._lanes_of(stream).add_many(items, stream % VOLATILE)
 
     def lane(self, stream: int) -> deque[T]:
         """Return one lane.
@@ -111,7 +115,7 @@ class SendQueue(Generic[T]):
 
     def has_room(self, stream: int) -> bool:
         """Whether an item of this stream would fit now."""
-        return self._half(stream).has_room(stream % VOLATILE)
+        return self._lanes_of(stream).has_room(stream % VOLATILE)
 
     def when_room(self, wake: Callable[[], None], *, is_durable: bool) -> bool:
         """Call `wake` once, when half of the slots are empty; `False` if they are already.
@@ -122,7 +126,7 @@ class SendQueue(Generic[T]):
 
     def notify_room(self, stream: int) -> None:
         """Wake the producers that wait, if half of the slots of this stream's kind are empty."""
-        self._half(stream).notify_room()
+        self._lanes_of(stream).notify_room()
 
     def wake_all(self) -> None:
         """Wake all producers that wait, because the queue is closed."""

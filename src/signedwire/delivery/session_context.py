@@ -9,6 +9,7 @@ from signedwire.delivery.denials import DenialFilter
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.inbox_budget import InboxBudget
 from signedwire.delivery.known_senders import KnownSenders
+from signedwire.delivery.log_limiter import LogLimiter
 from signedwire.delivery.null_store import NullStore
 from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import EvidencePort, Host, InboxStore, OutboxStore
@@ -36,6 +37,7 @@ class SessionContext:
         "_memory",
         "access",
         "budget",
+        "claims_log",
         "denials",
         "evidence",
         "has_closed_links",
@@ -75,6 +77,8 @@ class SessionContext:
         self.policies = policies
         """Decide about each received message, after the access list."""
         self.budget = InboxBudget(host.config)
+        self.claims_log = LogLimiter()
+        """Limits the lines about states that peers claim to know of this node, or of themselves."""
         self.denials = DenialFilter(host, access)
         self.has_closed_links = False
         """Whether all links were closed, so that answers of the application come too late."""

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from signedwire import clock
+from signedwire.delivery.all_send_streams import AllSendStreams
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.peer_session import PeerSession
@@ -20,7 +21,6 @@ from signedwire.delivery.ports import Routes
 from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.send_streams import SendStreams
 from signedwire.delivery.session_context import SessionContext
-from signedwire.delivery.streams import SendStream
 from signedwire.types import Did, Target
 
 __all__ = ["SessionMap"]
@@ -100,21 +100,21 @@ class SessionMap:
                 config.send_queue_limit, config.critical_reserve
             )
             own = max(self._epoch, session.least_epoch)
-            streams = SendStreams(
-                self.new_stream(session, context.store.epoch(session.did) or own, is_durable=True),
-                self.new_stream(session, own, is_durable=False),
+            streams = AllSendStreams(
+                self.new_streams(session, context.store.epoch(session.did) or own, is_durable=True),
+                self.new_streams(session, own, is_durable=False),
             )
-            sender = PeerSender(context, session.did, queue, streams)
+            sender = PeerSender(context, session.did, queue, streams, lambda: session.link)
             session.set_sender(sender)
             return sender
 
-    def new_stream(self, session: PeerSession, epoch: int, *, is_durable: bool) -> SendStream:
-        """Make a stream to a peer, which numbers from 1."""
+    def new_streams(self, session: PeerSession, epoch: int, *, is_durable: bool) -> SendStreams:
+        """Make the streams of one kind to a peer, which number from 1."""
         is_stored = is_durable and self._context.store.is_durable
         if epoch > self._epoch and not is_stored:
             # The session may lose its sending half, but a later one must not use this epoch.
             session.least_epoch = max(session.least_epoch, epoch)
-        return SendStream(self._us, bytes(session.did), epoch)
+        return SendStreams(self._us, bytes(session.did), epoch)
 
     # -- routes -------------------------------------------------------------------------------
 

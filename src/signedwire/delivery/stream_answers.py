@@ -1,11 +1,11 @@
-"""The answers about the messages of one `ReceiveStream`, until a link takes them."""
+"""The answers about the messages of one `ReceiveStreams`, until a link takes them."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from signedwire.delivery.bounded_memory import BoundedMap
-from signedwire.delivery.receive_stream import ReceiveStream
+from signedwire.delivery.receive_streams import ReceiveStreams
 from signedwire.wire.link_frames import REASON_CODES, REASONS, Refusal
 
 __all__ = ["Answers", "RememberedAnswers", "StreamAnswers"]
@@ -26,14 +26,14 @@ class StreamAnswers:
     """The answers about durable messages of one peer, or about volatile ones.
 
     Args:
-        stream: The messages.
+        streams: The messages.
         limit: Number of answers to remember. About 130 bytes each, and the text of a refusal.
     """
 
-    __slots__ = ("_handled", "_receipt_first", "_refused", "_remembered", "stream")
+    __slots__ = ("_handled", "_receipt_first", "_refused", "_remembered", "streams")
 
-    def __init__(self, stream: ReceiveStream, limit: int) -> None:
-        self.stream = stream
+    def __init__(self, streams: ReceiveStreams, limit: int) -> None:
+        self.streams = streams
         self._handled: list[bytes] = []
         self._refused: list[Refusal] = []
         # Leaves of messages that the application has refused. An earlier link may have lost

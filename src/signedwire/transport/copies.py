@@ -70,7 +70,7 @@ def _take(link: Link, most: int, size: int) -> tuple[int, list[OutgoingMessage]]
     for stream in reversed(sender.lanes.waiting()):
         if stream % VOLATILE <= session.top_priority:
             break
-        left = session.send_window(stream)
+        left = session.credit_left(stream)
         credit = Credit(min(left.messages, most), left.bytes - size)
         largest = hello.max_batch_bytes - size
         messages = sender.next_batch(stream, credit, hello.max_payload_size, largest)

@@ -11,7 +11,7 @@ from typing import Final
 
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.message import IncomingMessage
-from signedwire.delivery.receive_stream import Arrivals
+from signedwire.delivery.receive_streams import Arrivals
 from signedwire.delivery.store import Marks, OnCommit, RememberedLeaves, Store, Unaccepted
 from signedwire.errors import ClosedError, StoreError, StoreFailedError
 from signedwire.transport.runtime import Runtime

@@ -207,6 +207,10 @@ class Link:
         """Write parts of what waits for the peer, and come again for the next ones."""
         self._output.pump()
 
+    def abort_dead(self) -> None:
+        """See `LinkOutput.abort_dead()`."""
+        self._output.abort_dead()
+
     def queue_receipts(
         self,
         roots: list[bytes],

@@ -110,7 +110,7 @@ class LinkOutput:
         assert session is not None
         assert peer_session is not None
         sender = peer_session.sender
-        self._abort_dead(session, sender)
+        self.abort_dead()
         if not (data := self._next_parts(session, sender, most)):
             return
         for stream in tuple(self._under_way):
@@ -162,7 +162,7 @@ class LinkOutput:
             return
         hello = session.their_hello
         assert hello is not None
-        credit = session.send_window(stream)
+        credit = session.credit_left(stream)
         messages = sender.next_batch(stream, credit, hello.max_payload_size, hello.max_batch_bytes)
         if messages:
             self.send(stream, messages)
@@ -203,11 +203,15 @@ class LinkOutput:
         peer_session.sender.sent(batch, messages, bodies)
         self._under_way[stream] = batch.name, messages
 
-    def _abort_dead(self, session: Session, sender: PeerSender) -> None:
+    def abort_dead(self) -> None:
         """Abort the batches under way of which every message has ended or has expired.
 
         If one is alive, the batch is finished, and the peer looks at each deadline.
         """
+        session, peer_session = self._state.session, self._state.peer_session
+        if not self._state.is_open or session is None or peer_session is None:
+            return
+        sender = peer_session.sender
         for stream, (name, messages) in tuple(self._under_way.items()):
             if all(map(sender.is_dead, messages)) and session.abort_batch(stream):
                 del self._under_way[stream]

@@ -99,15 +99,15 @@ class LinkState:
         return Epochs(0, 0) if hello is None else hello.epochs
 
     @property
-    def send_window(self) -> tuple[Credit, ...] | None:
-        """By stream, credit that is left for messages to the peer; `None`: there is no session."""
+    def credit_left(self) -> tuple[Credit, ...] | None:
+        """By stream, the credit for what we may still send; `None`: there is no session."""
         session = self.session
-        return None if session is None else tuple(map(session.send_window, range(STREAMS)))
+        return None if session is None else tuple(map(session.credit_left, range(STREAMS)))
 
-    def granted_unused(self, stream: int) -> Credit:
-        """Return the credit of a stream that the peer has been granted and has not used."""
+    def peer_credit_left(self, stream: int) -> Credit:
+        """Return the credit of a stream for what the peer may still send."""
         assert self.session is not None
-        return self.session.granted_unused(stream)
+        return self.session.peer_credit_left(stream)
 
     # -- changes ------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ timestamp takes the present time.)
 - `did_proof`: the name in a TLS certificate that proves a DID.
 - `link_frames`: the frames of a v2 link. `parts`: how a batch is cut into them, and
   assembled again. `copies`: what stands there for envelopes to several recipients under one
-  signature. `sent_batch`: what a sender keeps of a batch or of copies.
+  signature. `sent_batch`: what a sender keeps of a batch or of copies. `malformed`: the errors
+  for malformed bytes of a peer.
 - `session`: a v2 link as a state machine: bytes and instants in, events and
   bytes out. `session_events`: its events. `session_limits`: its timeouts. `idle`: its
   limit on frames that carry nothing new. `pings`: PING and PONG. `clock_offset`: how far

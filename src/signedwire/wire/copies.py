@@ -18,12 +18,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from signedwire.errors import RemoteProtocolError, SignatureError
+from signedwire.errors import SignatureError
 from signedwire.identity import Label, verify_labelled
-from signedwire.types import Reason, did_text
+from signedwire.types import did_text
 from signedwire.wire.batch import GROUP_SIZE, HASH_SIZE, leaves_of, path_size, root_from_path
 from signedwire.wire.envelope import MerklePath, verify_batch
 from signedwire.wire.header import MIN_V2_HEADER_SIZE
+from signedwire.wire.malformed import peer_sent
 
 __all__ = ["Copies", "encode_item", "largest_overhead", "split_items", "verify_received"]
 
@@ -107,13 +108,13 @@ def split_items(items: list[bytes]) -> tuple[list[bytes], Copies]:
     for item in items:
         index = item[0]
         if item[1] + 1 != count:
-            raise _error("copies of different trees in one batch")
+            raise peer_sent("copies of different trees in one batch")
         if not last < index < count:
-            raise _error(f"a copy of index {index} behind {last}, in a tree of {count}")
+            raise peer_sent(f"a copy of index {index} behind {last}, in a tree of {count}")
         last = index
         start = _ITEM_HEADER + HASH_SIZE * path_size(index, count)
         if len(item) < start + MIN_V2_HEADER_SIZE:
-            raise _error(f"a copy of {len(item)} bytes, with {start} before its header")
+            raise peer_sent(f"a copy of {len(item)} bytes, with {start} before its header")
         places.append((index, item[_ITEM_HEADER:start]))
         bodies.append(item[start:])
     return bodies, Copies(count, places)
@@ -147,7 +148,3 @@ def verify_received(
             f"bad signature: the {len(bodies)} copies are not what {did_text(sender)} signed"
         )
     return root, leaves
-
-
-def _error(fact: str) -> RemoteProtocolError:
-    return RemoteProtocolError(Reason.PROTOCOL_ERROR, f"the peer sent {fact}")

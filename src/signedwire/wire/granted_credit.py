@@ -39,8 +39,8 @@ class GrantedCredit:
         self.received[stream] = received = self.received[stream].plus(messages, size)
         return not received.exceeds(self.told[stream])
 
-    def unused(self, stream: int) -> Credit:
-        """Return the credit of a stream that was granted, told or not, and not used."""
+    def left(self, stream: int) -> Credit:
+        """Return what the peer may still send in a stream, told or not."""
         return self.granted[stream].minus(self.received[stream])
 
     def add(self, stream: int, messages: int, size: int) -> bool:

@@ -68,7 +68,6 @@ __all__ = [
     "check_v2_header",
     "complete_v2_body",
     "encode_v1_header",
-    "encode_v2_body",
     "encode_v2_common",
     "epoch_of",
     "expiry_of",
@@ -306,41 +305,6 @@ def encode_v1_header(
     )
 
 
-def encode_v2_body(
-    parties: bytes,
-    payload: bytes,
-    message_id: bytes,
-    sequence_number: int,
-    timestamp_us: int,
-    priority: int,
-    payload_type: int,
-    epoch: int,
-    expires_at_us: int,
-    kind: int = 0,
-    subject: bytes = b"",
-    reply_to: bytes = b"",
-    *,
-    is_durable: bool = False,
-) -> bytes:
-    """Encode header and payload of a v2 envelope. The caller has checked the ranges.
-
-    `parties` are sender and recipient, 64 bytes.
-    """
-    common = encode_v2_common(
-        parties,
-        timestamp_us,
-        priority,
-        payload_type,
-        epoch,
-        expires_at_us,
-        kind,
-        subject,
-        reply_to,
-        is_durable=is_durable,
-    )
-    return complete_v2_body(common, payload, message_id, sequence_number)
-
-
 def encode_v2_common(
     parties: bytes,
     timestamp_us: int,
@@ -354,7 +318,10 @@ def encode_v2_common(
     *,
     is_durable: bool = False,
 ) -> bytes:
-    """Encode the end of a v2 header, which all messages of one `send_many()` call share."""
+    """Encode the end of a v2 header, which all messages of one `send_many()` call share.
+
+    The caller has checked the ranges. `parties` are sender and recipient, 64 bytes.
+    """
     fixed = _V2_COMMON.pack(
         parties,
         timestamp_us,

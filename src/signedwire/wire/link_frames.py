@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from signedwire.errors import RemoteProtocolError
 from signedwire.types import Credit, Reason
 from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
 from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.header import STREAMS
 from signedwire.wire.joint import encode_form
+from signedwire.wire.malformed import BadReceipt, peer_sent
 
 __all__ = [
     "Close",
@@ -35,6 +35,7 @@ __all__ = [
     "Receipts",
     "Refusal",
     "decode",
+    "read_receipts",
     "joined_statement",
     "part_header",
 ]
@@ -391,11 +392,13 @@ def decode(frame_type: int, body: bytes) -> Frame | None:
     if reader is None:
         if frame_type & SKIPPABLE:
             return None
-        raise _error(f"a frame of unknown type {frame_type:#04x}")
+        raise peer_sent(f"a frame of unknown type {frame_type:#04x}")
     try:
         return reader(body)
     except struct.error:
-        raise _error(f"a frame of type {frame_type:#04x} with {len(body)} bytes") from None
+        raise peer_sent(f"a frame of type {frame_type:#04x} with {len(body)} bytes") from None
+    except BadReceipt as error:
+        raise peer_sent(str(error)) from None
 
 
 def _read_hello(body: bytes) -> Hello:
@@ -419,7 +422,7 @@ def _read_hello(body: bytes) -> Hello:
         or max(hello.known_epochs) > MAX_EPOCH
         or hello.max_batch_bytes < LEAST_MAX_BATCH_BYTES
     ):
-        raise _error("a HELLO with illegal versions, epochs or sizes")
+        raise peer_sent("a HELLO with illegal versions, epochs or sizes")
     return hello
 
 
@@ -430,18 +433,18 @@ def _credits(numbers: Sequence[int]) -> tuple[Credit, ...]:
 def _read_part(body: bytes) -> Part:
     flags, stream = _PART.unpack_from(body)
     if flags not in _LEGAL_FLAGS or stream >= STREAMS:
-        raise _error(f"a part with the flags {flags} in stream {stream}")
+        raise peer_sent(f"a part with the flags {flags} in stream {stream}")
     if flags == ABORT:
         if len(body) != PART_HEADER:
-            raise _error("the abort of a batch with bytes of it")
+            raise peer_sent("the abort of a batch with bytes of it")
         return Part(flags, stream)
     if not flags & LAST and len(body) < _LEAST_PART:
-        raise _error(f"a part of {len(body)} bytes that is not the last")
+        raise peer_sent(f"a part of {len(body)} bytes that is not the last")
     if not flags & FIRST:
         return Part(flags, stream, memoryview(body)[PART_HEADER:])
     _, _, count, total = _FIRST_PART.unpack_from(body)
     if not 0 < count <= MAX_BATCH:
-        raise _error(f"a batch of {count} envelopes, legal are 1 to {MAX_BATCH}")
+        raise peer_sent(f"a batch of {count} envelopes, legal are 1 to {MAX_BATCH}")
     if not flags & JOINT:
         return Part(flags, stream, memoryview(body)[FIRST_PART_HEADER:], count, total)
     (size,) = _U16.unpack_from(body, FIRST_PART_HEADER)
@@ -451,14 +454,19 @@ def _read_part(body: bytes) -> Part:
     return Part(flags, stream, memoryview(body)[stop:], count, total, joined)
 
 
-def _read_receipts(body: bytes) -> Receipts:
+def read_receipts(body: bytes) -> Receipts:
+    """Decode the body of a RECEIPT frame, or the same bytes in a receipt proof.
+
+    Raises:
+        BadReceipt, struct.error: it is malformed.
+    """
     return _read_statement(body[:-_SIGNATURE_SIZE], body[-_SIGNATURE_SIZE:])
 
 
 def _read_statement(body: bytes, signature: bytes = b"") -> Receipts:
     kind, at_us, code = _RECEIPT.unpack_from(body)
     if kind not in _RECEIPT_KINDS:
-        raise _error(f"a receipt of unknown kind {kind}")
+        raise BadReceipt(f"a receipt of unknown kind {kind}")
     at, text = _RECEIPT.size, b""
     if kind == REFUSED_ENVELOPES:
         (size,) = _U16.unpack_from(body, at)
@@ -466,14 +474,14 @@ def _read_statement(body: bytes, signature: bytes = b"") -> Receipts:
         text = body[at : at + size]
         at += size
         if size > MAX_REFUSAL_TEXT:
-            raise _error(f"a refusal with {size} bytes of text")
+            raise BadReceipt(f"a refusal with {size} bytes of text")
     elif code > 1:
-        raise _error(f"a receipt whose byte `committed` is {code}")
+        raise BadReceipt(f"a receipt whose byte `committed` is {code}")
     (count,) = _U16.unpack_from(body, at)
     start = at + _U16.size
     stop = start + count * HASH_SIZE
     if not 0 < count <= MAX_RECEIPT_HASHES or len(body) != stop:
-        raise _error(f"a receipt whose statement has {len(body)} bytes for {count} hashes")
+        raise BadReceipt(f"a receipt whose statement has {len(body)} bytes for {count} hashes")
     hashes = tuple(body[at : at + HASH_SIZE] for at in range(start, stop, HASH_SIZE))
     return Receipts(kind, at_us, hashes, signature, code, text)
 
@@ -492,7 +500,7 @@ def _read_close(body: bytes) -> Close:
     code, length = _CLOSE.unpack_from(body)
     text = body[_CLOSE.size :]
     if len(text) != length or length > MAX_CLOSE_REASON:
-        raise _error(f"a CLOSE of {len(body)} bytes")
+        raise peer_sent(f"a CLOSE of {len(body)} bytes")
     return Close(code, _printable(text))
 
 
@@ -504,7 +512,7 @@ def _printable(text: bytes) -> str:
 _READERS: Final[dict[int, Callable[[bytes], Frame]]] = {
     HELLO: _read_hello,
     ENVELOPES: _read_part,
-    RECEIPT: _read_receipts,
+    RECEIPT: read_receipts,
     READ: lambda body: Read(*_READ.unpack(body)),
     CREDIT: lambda body: CreditFrame(_credits(_CREDIT.unpack(body))),
     PING: _read_ping,
@@ -570,7 +578,7 @@ class LinkFrameDecoder:
         if end - position >= needed:
             (length,) = _LENGTH.unpack_from(data, position)
             if not 0 < length <= self._max_length:
-                raise _error(f"a frame of {length} bytes, legal are 1 to {self._max_length}")
+                raise peer_sent(f"a frame of {length} bytes, legal are 1 to {self._max_length}")
             needed += length
             if end - position >= needed:
                 stop, start = position + needed, position + _PREFIX.size
@@ -588,7 +596,3 @@ class LinkFrameDecoder:
         self.put(data)
         while (frame := self.next_frame()) is not None:
             yield frame
-
-
-def _error(fact: str) -> RemoteProtocolError:
-    return RemoteProtocolError(Reason.PROTOCOL_ERROR, f"the peer sent {fact}")

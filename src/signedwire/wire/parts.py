@@ -16,8 +16,6 @@ import struct
 from collections.abc import Mapping
 from typing import Final, NamedTuple, TypeAlias
 
-from signedwire.errors import RemoteProtocolError
-from signedwire.types import Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
 from signedwire.wire.copies import Copies, largest_overhead, split_items
@@ -40,6 +38,7 @@ from signedwire.wire.link_frames import (
     joined_statement,
     part_header,
 )
+from signedwire.wire.malformed import peer_sent
 
 __all__ = [
     "BatchReader",
@@ -342,9 +341,9 @@ class BatchReader:
         self.part_at = now
         self._left -= len(part.data)
         if self._left < 0:
-            raise _error("a batch that is longer than its first part says")
+            raise peer_sent("a batch that is longer than its first part says")
         if bool(part.flags & LAST) != (self._left == 0):
-            raise _error("a batch that is shorter than its first part says")
+            raise peer_sent("a batch that is shorter than its first part says")
         self._data.append(part.data)
         return None if self._left else self._split()
 
@@ -357,20 +356,20 @@ class BatchReader:
             start = position + 4
             stop = start + unpack(data, position)[0] if start <= end else start
             if stop > end:
-                raise _error("a batch that is shorter than its envelopes")
+                raise peer_sent("a batch that is shorter than its envelopes")
             if stop - start < MIN_V2_HEADER_SIZE:
-                raise _error(f"an envelope of {stop - start} bytes")
+                raise peer_sent(f"an envelope of {stop - start} bytes")
             bodies.append(data[start:stop])
             position = stop
         if position != end:
-            raise _error("a batch that is longer than its envelopes")
+            raise peer_sent("a batch that is longer than its envelopes")
         copies = None
         if self._is_copies:
             bodies, copies = split_items(bodies)
         priority, durable = self.stream % VOLATILE, DURABLE if self.stream < VOLATILE else 0
         for body in bodies:  # not by `stream_of()`: that took longer for each message
             if body[PRIORITY] != priority or body[FLAGS] & DURABLE != durable:
-                raise _error(f"an envelope of stream {stream_of(body)} in stream {self.stream}")
+                raise peer_sent(f"an envelope of stream {stream_of(body)} in stream {self.stream}")
         return Batch(data[:_SIGNATURE_SIZE], bodies, copies)
 
 
@@ -445,12 +444,12 @@ class IncomingBatches:
         stream = part.stream
         if part.flags & FIRST:
             if stream in self._readers:
-                raise _error("a second batch of a stream before the end of the first")
+                raise peer_sent("a second batch of a stream before the end of the first")
             if part.total > self._limit_of(part):
-                raise _error(f"a batch of {part.total} bytes, which is too large")
+                raise peer_sent(f"a batch of {part.total} bytes, which is too large")
             reader = self._readers[stream] = BatchReader(part, now)
         elif (found := self._readers.get(stream)) is None:
-            raise _error("a part of a batch that has not begun")
+            raise peer_sent("a part of a batch that has not begun")
         else:
             reader = found
         self.bytes_in += len(part.data)
@@ -473,9 +472,5 @@ class IncomingBatches:
         assert part.flags == ABORT
         reader = self._readers.pop(part.stream, None)
         if reader is None:
-            raise _error("the abort of a batch that has not begun")
+            raise peer_sent("the abort of a batch that has not begun")
         return reader
-
-
-def _error(fact: str) -> RemoteProtocolError:
-    return RemoteProtocolError(Reason.PROTOCOL_ERROR, f"the peer sent {fact}")

@@ -14,7 +14,7 @@ import struct
 from dataclasses import dataclass, replace
 from typing import Final
 
-from signedwire.errors import EnvelopeError, RemoteProtocolError, SignatureError
+from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.types import Reason, did_text
 from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.header import RECIPIENT, SENDER
@@ -22,11 +22,11 @@ from signedwire.wire.joint import decode_form, is_statement_signed
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     HANDLED_ENVELOPES,
-    RECEIPT,
     REFUSED_ENVELOPES,
     Receipts,
-    decode,
+    read_receipts,
 )
+from signedwire.wire.malformed import BadReceipt
 from signedwire.wire.sent_batch import SentBatch
 
 __all__ = [
@@ -153,8 +153,10 @@ def _decode_receipt(data: bytes) -> Receipts:
         raise EnvelopeError("not a receipt proof: it ends before the receipt")
     start = 1 + decode_form(data[0])
     try:
-        receipts = decode(RECEIPT, data[start:])
-    except RemoteProtocolError as error:
-        raise EnvelopeError(f"not a receipt proof: {error.fact}") from None
-    assert isinstance(receipts, Receipts)
+        receipts = read_receipts(data[start:])
+    except struct.error:
+        fact = f"not a receipt proof: its receipt of {len(data) - start} bytes is too short"
+        raise EnvelopeError(fact) from None
+    except BadReceipt as error:
+        raise EnvelopeError(f"not a receipt proof: it holds {error}") from None
     return replace(receipts, root=data[1:start])

@@ -15,7 +15,7 @@ The driver calls
 After each call it calls `next_event()` until that returns `None`, and `data_to_send()`.
 Nothing here does I/O or reads a clock; for the stamps of PING and PONG, the session calls a
 function of its driver. After the session has closed, every call does
-nothing. `send_window()` is zero then, so that the driver sends no batch.
+nothing. `credit_left()` is zero then, so that the driver sends no batch.
 
 Invariants:
 
@@ -162,7 +162,7 @@ class Session:
         """The bytes that may be under way to the peer, and the measurements that give it."""
         # Our CLOSE until it is sent. Answers to frames before the fault are sent before it.
         self._close_frame = b""
-        self._credit = GrantedCredit(hello.credit, limits.max_payload_size)
+        self._granted = GrantedCredit(hello.credit, limits.max_payload_size)
         self._allowed = AllowedCredit()
         self._idle = IdleMeter(sum(credit.messages for credit in hello.credit), now)
         self._opened_at = now
@@ -313,8 +313,8 @@ class Session:
             bool(self._close_frame) and self.their_hello is not None
         )
 
-    def send_window(self, stream: int) -> Credit:
-        """Return what is left of a stream's credit; zero before the peer's HELLO and at the end."""
+    def credit_left(self, stream: int) -> Credit:
+        """Return what we may still send in a stream; zero before HELLO came and at the end."""
         if self.state is not State.OPEN:
             return _NOTHING
         return self._allowed.left(stream)
@@ -322,7 +322,7 @@ class Session:
     def send_batch(self, bodies: list[bytes], joined: Acceptance | None = None) -> SentBatch:
         """Sign 1 to 256 envelopes of one stream, and queue the parts of the batch.
 
-        The caller has checked that `send_window()` covers them. To sign a batch as late as
+        The caller has checked that `credit_left()` covers them. To sign a batch as late as
         possible, it calls this when `top_priority` is not above their priority, and
         `is_sending()` is false for their stream.
 
@@ -381,12 +381,12 @@ class Session:
         """Sum of the totals of the peer's batches whose last part has not come."""
         return sum([batch.total for batch in self._incoming.unfinished.values()])
 
-    def granted_unused(self, stream: int) -> Credit:
-        """Return the credit of a stream that was granted, advertised or not, and is not used.
+    def peer_credit_left(self, stream: int) -> Credit:
+        """Return what the peer may still send in a stream, of all credit granted, told or not.
 
         Credit for a batch counts as used when the batch is complete.
         """
-        unused = self._credit.unused(stream)
+        unused = self._granted.left(stream)
         batch = self._incoming.unfinished.get(stream)
         return unused if batch is None else unused.plus(batch.count, batch.total)
 
@@ -412,9 +412,9 @@ class Session:
         """
         if self.state is State.CLOSED:
             return
-        if self._credit.add(stream, messages, size):
+        if self._granted.add(stream, messages, size):
             before_told()
-            self._control.append(self._credit.tell().encode())
+            self._control.append(self._granted.tell().encode())
 
     def close(self, code: int, reason: str) -> None:
         """Queue CLOSE; the driver then writes `data_to_send()` and closes the channel.
@@ -523,7 +523,7 @@ class Session:
             self._handle_abort(part, now)
             return
         is_first = bool(part.flags & frames.FIRST)
-        if is_first and not self._credit.charge(part.stream, part.count, part.total):
+        if is_first and not self._granted.charge(part.stream, part.count, part.total):
             raise RemoteProtocolError(
                 Reason.PROTOCOL_ERROR, "the peer sent more than it was granted"
             )
@@ -559,8 +559,8 @@ class Session:
         """Grant the credit of the batch again: none of its envelopes gets an answer."""
         batch = self._incoming.abort(part)
         self.count_idle(1, now)
-        self._credit.add(batch.stream, batch.count, batch.total)
-        self._control.append(self._credit.tell().encode())
+        self._granted.add(batch.stream, batch.count, batch.total)
+        self._control.append(self._granted.tell().encode())
 
     def _handle_receipts(self, receipts: Receipts, now: float) -> None:
         if not self._is_expected(receipts):

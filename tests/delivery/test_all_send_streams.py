@@ -1,4 +1,4 @@
-"""`SendStreams`: what belongs to durable messages, what to volatile ones, and what to both."""
+"""`AllSendStreams`: what belongs to durable messages, what to volatile ones, and what to both."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 
 from idkit import id_of
 from linkkit import ALICE, BOB, EVE, body
+from signedwire.delivery.all_send_streams import AllSendStreams
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.send_streams import SendStreams
-from signedwire.delivery.streams import SendStream
 from signedwire.identity import Label
 from signedwire.types import Credit, DeliveryState, Priority
 from signedwire.wire.envelope import sign_batch
@@ -44,12 +44,12 @@ class Sender:
 
     def __init__(self) -> None:
         self.queue: SendQueue[OutgoingMessage] = SendQueue(1000)
-        self.streams = SendStreams(
-            SendStream(US, THEM, EPOCHS.durable), SendStream(US, THEM, EPOCHS.volatile)
+        self.streams = AllSendStreams(
+            SendStreams(US, THEM, EPOCHS.durable), SendStreams(US, THEM, EPOCHS.volatile)
         )
         self.count = 0
 
-    def half(self, *, is_durable: bool) -> SendStream:
+    def kind(self, *, is_durable: bool) -> SendStreams:
         return self.streams.durable if is_durable else self.streams.volatile
 
     def take(self, count: int = 1, *, is_durable: bool) -> list[OutgoingMessage]:
@@ -107,9 +107,9 @@ def settled_size(sender: Sender) -> tuple[int, int]:
     """What is in flight; the sums are those of the two kinds."""
     streams = sender.streams
     both = streams.durable, streams.volatile
-    assert streams.in_flight == sum(half.in_flight for half in both)
-    assert streams.in_flight_bytes == sum(half.in_flight_bytes for half in both)
-    assert streams.is_empty == all(half.is_empty for half in both)
+    assert streams.in_flight == sum(kind.in_flight for kind in both)
+    assert streams.in_flight_bytes == sum(kind.in_flight_bytes for kind in both)
+    assert streams.is_empty == all(kind.is_empty for kind in both)
     return streams.in_flight, streams.in_flight_bytes
 
 
@@ -138,7 +138,7 @@ class TestSending:
         assert is_fresh(sender), "nothing was written"
         sender.send(is_durable=is_durable)
         assert not is_fresh(sender)
-        assert sender.half(is_durable=not is_durable).is_fresh
+        assert sender.kind(is_durable=not is_durable).is_fresh
 
     @each_kind
     def test_room_in_the_queue_is_told_to_those_who_wait_for_this_kind(
@@ -188,7 +188,7 @@ class TestAnswers:
             (HANDLED_ENVELOPES, HANDLED),
         ],
     )
-    def test_one_reaches_the_half_that_sent_the_message(
+    def test_one_reaches_the_streams_that_sent_the_message(
         self, sender: Sender, is_durable: bool, kind: int, state: DeliveryState
     ) -> None:
         batch, messages = sender.send(is_durable=is_durable)
@@ -198,8 +198,8 @@ class TestAnswers:
         assert sender.hear(kind, name) == messages
         assert messages[0].state is state
         assert others[0].state is QUEUED
-        assert sender.half(is_durable=is_durable).is_empty
-        assert sender.half(is_durable=not is_durable).in_flight == 1
+        assert sender.kind(is_durable=is_durable).is_empty
+        assert sender.kind(is_durable=not is_durable).in_flight == 1
         proof = messages[0].proof()
         assert proof is not None
         assert verify_receipt(proof).envelope.body == messages[0].body
@@ -311,7 +311,7 @@ class TestBegin:
     ) -> None:
         old, _ = sender.send(is_durable=is_durable)
         other, others = sender.send(is_durable=not is_durable)
-        sender.streams.begin(SendStream(US, THEM, 20), is_durable=is_durable)
+        sender.streams.begin(SendStreams(US, THEM, 20), is_durable=is_durable)
         assert sender.streams.epochs == (
             Epochs(20, EPOCHS.volatile) if is_durable else Epochs(EPOCHS.durable, 20)
         )
@@ -327,7 +327,7 @@ class TestBegin:
     @each_kind
     def test_one_that_was_never_used_is_used_once(self, sender: Sender, is_durable: bool) -> None:
         for epoch in (20, 21):
-            sender.streams.begin(SendStream(US, THEM, epoch), is_durable=is_durable)
+            sender.streams.begin(SendStreams(US, THEM, epoch), is_durable=is_durable)
         for _ in range(2):
             batch, messages = sender.send(is_durable=is_durable)
             assert sender.hear(ACCEPTED_BATCHES, batch.root) == messages

@@ -1,6 +1,6 @@
 """Ordered exactly-once delivery at the receiver: the accepted messages of one peer, across links.
 
-`delivery.streams` describes the sender and the state that both sides keep.
+`delivery.send_streams` describes the sender and the state that both sides keep.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from signedwire.wire.link_frames import Refusal
 from signedwire.wire.sent_batch import SentBatch
 from signedwire.wire.session import BatchFailed, BatchReceived
 
-__all__ = ["Arrivals", "ReceiveStream"]
+__all__ = ["Arrivals", "ReceiveStreams"]
 
 _CRITICAL: Final = int(Priority.CRITICAL)
 _REPLY: Final = int(Kind.REPLY)
@@ -53,13 +53,14 @@ class Arrivals(NamedTuple):
     """Indices of all other refused envelopes, which are not remembered."""
 
 
-class ReceiveStream:
-    """The marks of one peer within its epoch, and its last accepted messages.
+class ReceiveStreams:
+    """The four streams from one peer that are durable, or the four that are volatile.
 
-    A receipt proves delivery, so none is ever signed for another message under a
-    used number. For that, the leaves of the last `remembered` messages of each lane are
-    kept. They must cover the credit: a sender has no more in flight, and resends a lane
-    in order.
+    They have one epoch of the peer. Each has its mark, and its last accepted messages.
+
+    A receipt proves delivery, so none is ever signed for another message under a used number. For
+    that, the leaves of the last `remembered` messages of each lane are kept. They must cover the
+    credit: a sender has no more in flight, and resends a lane in order.
 
     Args:
         us, peer: The two DIDs, as bytes.
@@ -89,7 +90,7 @@ class ReceiveStream:
         self._not_stored = BoundedSet(refused)
 
     def marks_now(self) -> tuple[int, int, int, int]:
-        """Return the marks of all lanes, for HELLO."""
+        """Return the marks of the four streams, for HELLO."""
         low, normal, high, critical = self.marks
         return low, normal, high, critical
 
@@ -105,8 +106,10 @@ class ReceiveStream:
         assert epoch > before
         self.epoch = epoch
         self.marks = [0] * len(Priority)
-        for leaves in self._accepted:
-            leaves.clear()
+        for accepted in self._accepted:
+            accepted.clear()
+        self._late.clear()
+        self._not_stored.clear()
 
     def restore(self, epoch: int, marks: Sequence[int]) -> None:
         """Continue from the state of an earlier process.

@@ -1,0 +1,22 @@
+"""Whole v2 bodies in one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from signedwire.wire.header import complete_v2_body, encode_v2_common
+
+__all__ = ["encode_v2_body"]
+
+
+def encode_v2_body(
+    parties: bytes,
+    payload: bytes,
+    message_id: bytes,
+    sequence_number: int,
+    *common: Any,
+    **named: Any,
+) -> bytes:
+    """Header and payload of a v2 envelope; the further arguments are of `encode_v2_common()`."""
+    end = encode_v2_common(parties, *common, **named)
+    return complete_v2_body(end, payload, message_id, sequence_number)
