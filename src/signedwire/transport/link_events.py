@@ -23,10 +23,10 @@ from signedwire.wire.session import (
     BatchFailed,
     BatchReceived,
     Closed,
-    RoomReceived,
     Event,
     HelloReceived,
     ReceiptsReceived,
+    RoomReceived,
     Session,
     StallNoticed,
 )

@@ -85,13 +85,13 @@ class Pings:
             self._last = frame
         return frame.encode()
 
-    def measure(self, pong: Pong, precise_now: float) -> None:
-        """Learn from a PONG. One that does not answer the last PING is ignored.
+    def measure(self, pong: Pong, precise_now: float) -> float | None:
+        """Learn from a PONG, and return the round trip; `None`: it answers no PING, or an old one.
 
         A late PONG is no sign of life: the bytes that came before it were one.
         """
         if self._sent_at is None or pong.ping != self._last:
-            return
+            return None
         received = Stamp(*self._read_clocks())
         self.clock_offset.add(self._last.sent, pong.arrived, pong.sent, received)
         sample = precise_now - self._sent_at
@@ -100,3 +100,4 @@ class Pings:
         before = self.round_trip
         self.round_trip = sample if before is None else before + (sample - before) / 8
         self._on_round_trip(sample)
+        return sample

@@ -34,8 +34,9 @@ _ROUNDS: Final = 10
 """Number of full round trips whose best rate counts."""
 _PROBE_EVERY: Final = 8
 _PROBE_GAIN: Final = 1.25
-_START_GAIN: Final = 2.0
-"""The window is so much larger until the rate stops rising: it doubles with each round trip."""
+_START_GAIN: Final = 2.89
+"""The window is so much larger until the rate stops rising, which is then doubled by each round trip.
+2 / ln 2: see BBR [1]."""
 _PROBE_PATIENCE: Final = 2
 """Number of full round trips without a rise that end the larger window."""
 _RISE: Final = 1.1
@@ -53,8 +54,10 @@ _MAX_SENT: Final = 256
 class _Sent(NamedTuple):
     """One write."""
 
+    begin: int
+    """Bytes of batches that were written before it."""
     end: int
-    """Bytes of batches that were written with it and before, from the beginning of the link."""
+    """Those with it."""
     at: float
     is_paced: bool
     """Whether it was written at a known rate, so that it has not made a queue of its own."""
@@ -187,8 +190,8 @@ class SendWindow:
         if self.rate:
             paced = (written - self.written) / (self._gain * self.rate)
             self._leaves_at = max(self._leaves_at, now) + paced
-        self.written = written
-        self._sent.append(_Sent(written, now, self.rate > 0))
+        before, self.written = self.written, written
+        self._sent.append(_Sent(before, written, now, self.rate > 0))
 
     def note_read(self, read: int, age: float, now: float) -> None:
         """Note that the peer has read `read` bytes of batches, the last of them `age` seconds ago.
@@ -204,10 +207,15 @@ class SendWindow:
                 break
             self._sent.popleft()
         self.read = read
-        if sent is not None and sent.end >= read:
+        if sent is not None and sent.begin < read <= sent.end:
             self._note_round_trip(max(0.0, at - sent.at), sent, now)
         if read > self._round_end and at - self._round_at >= _QUEUE:
             self._end_round(at)
+
+    def note_ping(self, seconds: float, now: float) -> None:
+        """Note the round trip of a PING."""
+        if seconds <= self.least_round_trip:
+            self.least_round_trip, self._least_at = seconds, now
 
     def _begin_round(self, end: int, at: float) -> None:
         """Begin a round trip, which ends when the peer has read more than `end` bytes."""
@@ -233,14 +241,15 @@ class SendWindow:
         self._begin_round(self.written, at)
 
     def _note_round_trip(self, seconds: float, sent: _Sent, now: float) -> None:
-        if seconds <= self.least_round_trip:
-            self.least_round_trip, self._least_at = seconds, now
+        self.note_ping(seconds, now)
         if sent.is_paced and seconds > self.least_round_trip + _QUEUE:
             self.is_starting = False
         if self._drain_end is not None:
             if sent.end > self._drain_end:  # written when the queue was short
+                # A path that is longer now has made the rate look lower.
+                self.is_starting = seconds > self.least_round_trip + _QUEUE
                 self.least_round_trip, self._least_at = seconds, now
-                self._drain_end = None
+                self._drain_end, self._quiet_rounds = None, 0
                 self._begin_round(self.written, now)
         elif now > self._least_at + _MEMORY:
             self._drain_end = self.written

@@ -65,10 +65,10 @@ from signedwire.wire.session_events import (
     BatchFailed,
     BatchReceived,
     Closed,
-    RoomReceived,
     Event,
     HelloReceived,
     ReceiptsReceived,
+    RoomReceived,
     StallNoticed,
 )
 from signedwire.wire.session_limits import SessionLimits
@@ -585,7 +585,9 @@ class Session:
         self._control.append(self.pings.answer(ping))
 
     def _handle_pong(self, pong: Pong, now: float) -> None:
-        self.pings.measure(pong, self._precise_now)
+        round_trip = self.pings.measure(pong, self._precise_now)
+        if round_trip is not None:
+            self.window.note_ping(round_trip, self._precise_now)
 
     def _handle_close(self, close: Close, now: float) -> None:
         self._close(Closed(close.code, close.reason, is_by_peer=True))
