@@ -55,6 +55,7 @@ from signedwire.wire import session as session_module
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.link_frames import Epochs
 from signedwire.wire.parts import encode_batch
+from signedwire.wire.send_window import SendWindow
 from signedwire.wire.session import BatchReceived, Closed, HelloReceived, ReceiptsReceived
 from tlskit import in_thread, quick
 from wirekit import (
@@ -462,7 +463,10 @@ async def test_a_robot_that_was_cut_is_told_as_such() -> None:
 
 
 @on_asyncio
-async def test_a_link_that_has_ended_marks_nothing_as_written() -> None:
+async def test_a_link_that_has_ended_marks_nothing_as_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(SendWindow, "room", lambda self, now: 1 << 30)
     size = 8 * MIB
     takes_all: dict[str, Any] = {
         "credit": credits(99, 2**40, 64, 2**30),

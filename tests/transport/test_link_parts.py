@@ -35,6 +35,7 @@ from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Credit, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.header import stream_of
+from signedwire.wire.send_window import SendWindow
 from signedwire.wire.session import BatchReceived, Closed, HelloReceived, Session
 from wirekit import ALICE, BOB, on_asyncio
 
@@ -373,11 +374,21 @@ class Sender:
         return SimpleNamespace(is_in_flight=lambda name: bool(self.in_flight))
 
 
+class WideWindow(SendWindow):
+    """A window that holds nothing back."""
+
+    part = frames.MAX_BODY
+
+    def room(self, now: float) -> int:
+        return 1 << 30
+
+
 class Output:
     """A `LinkOutput` over a session that is open."""
 
     def __init__(self, count: int = 0, **limits: Any) -> None:
         session, self.peer = open_pair(**limits)
+        session.window = WideWindow()
         self.sender = Sender(count)
         self.stream = cast("Any", Stream())
         self.lingering = Lingering()

@@ -188,6 +188,7 @@ class RawPeer:
             data = b""
         if data:
             self._feed(self._channel.receive_data(data))
+            self.session._report_read(time.monotonic())  # at once: it has no timers
             with contextlib.suppress(OSError):
                 await self.say()
         else:

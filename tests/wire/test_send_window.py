@@ -211,6 +211,14 @@ class TestChanges:
         assert path.run(20).window.rate == pytest.approx(rate, rel=0.02)
         assert rate == pytest.approx(MB, rel=0.05)
 
+    def test_little_to_send_at_first_does_not_shrink_the_window(self) -> None:
+        window = SendWindow()
+        for n in range(1, 100):
+            window.note_written(200 * n, 0.01 * n)
+            if n > 3:
+                window.note_read(200 * (n - 3), 0.005, 0.01 * n + 0.002)
+        assert (window.rate, window.size) == (0, 16 * KIB)
+
     def test_after_a_pause_it_does_not_write_a_whole_window_at_once(self) -> None:
         path = Path(MB, 0.1, is_wanted=lambda now: not 6 <= now < 8).run(8)
         assert path.window.size > 150 * KIB

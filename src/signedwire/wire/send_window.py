@@ -35,8 +35,8 @@ _ROUNDS: Final = 10
 _PROBE_EVERY: Final = 8
 _PROBE_GAIN: Final = 1.25
 _START_GAIN: Final = 2.89
-"""The window is so much larger until the rate stops rising, which is then doubled by each round trip.
-2 / ln 2: see BBR [1]."""
+"""The window is so much larger until the rate stops rising. So the rate doubles with each round
+trip: 2 / ln 2, from BBR."""
 _PROBE_PATIENCE: Final = 2
 """Number of full round trips without a rise that end the larger window."""
 _RISE: Final = 1.1
@@ -226,7 +226,7 @@ class SendWindow:
         # A round takes at least the time of the queue: a path may let one burst pass at once.
         found = (self.read - self._round_read) / (at - self._round_at)
         known = max(self._rates, default=0.0)
-        if self._is_full or found > known:
+        if self._is_full or found > known > 0:  # the first rate is one that a window has limited
             self._rates.append(found)
             if max(list(self._rates)[-2:]) < known / 2:
                 self._rates = deque(list(self._rates)[-2:], maxlen=_ROUNDS)  # the path is slower
