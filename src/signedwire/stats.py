@@ -169,7 +169,16 @@ class PeerStatus:
     overdue: float | None = None
     """Seconds that the oldest message in flight has waited for its answer, if that is more than
     `ping_interval`; else `None`. After `answer_timeout` the node closes the link."""
-    send_window: tuple[Credit, ...] | None
+    rate: float | None = None
+    """Bytes per second that the path to the peer carries, as the peer reads them; v2 only. `None`
+    until so much was sent that the path was full."""
+    window: int | None = None
+    """Bytes of messages that may be under way to the peer now; v2 only. See "Slow links"."""
+    bytes_in_flight: int | None = None
+    """Bytes of messages that were written and that the peer has not read yet; v2 only."""
+    least_round_trip: float | None = None
+    """The shortest round trip of the link lately, in seconds; v2 only. `None` if not measured."""
+    credit: tuple[Credit, ...] | None
     """Messages and bytes that the peer accepts now, of durable messages from Low to Critical, then
     of volatile ones; v2 only. `None` without an open v2 link."""
     failed_attempts: int

@@ -64,6 +64,7 @@ from signedwire.wire.clock_offset import ClockOffset
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.header import MIN_V2_HEADER_SIZE, STREAMS, VOLATILE, stream_of
 from signedwire.wire.link_frames import Epochs, Hello, Receipts
+from signedwire.wire.send_window import SendWindow
 from signedwire.wire.session import BatchReceived, Closed, SentBatch
 from signedwire.wire.session_events import CLOSE_MISSING
 
@@ -408,6 +409,7 @@ class FakeLink:
         self.since = desk.clock.monotonic()
         self.round_trip: float | None = 0.25
         self.clock_offset: ClockOffset | None = None
+        self.window: SendWindow | None = SendWindow()
         self.overdue: float | None = None
         self.our_hello = session.hello()
         self.hello: Hello | None = None

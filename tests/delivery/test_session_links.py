@@ -576,8 +576,23 @@ class TestStatus:
         assert (status.clock_offset, status.clock_offset_bound) == (1.5, 0.25)
         assert (status.state, status.wire, status.round_trip) == (PeerState.CONNECTED, "v2", 0.25)
         assert (status.in_flight, status.overdue) == (1, 3.0)
-        assert status.send_window is not None
-        assert [one.messages for one in status.send_window] == [
+        assert (status.rate, status.least_round_trip) == (None, None)
+        assert (status.window, status.bytes_in_flight) == (16 * 1024, 0)
+        assert link.window is not None
+        link.window.note_written(1000, 1.0)
+        link.window.note_full()
+        link.window.note_read(500, 0.0, 1.1)
+        link.window.note_written(2000, 1.1)
+        link.window.note_full()
+        link.window.note_read(2000, 0.1, 1.3)
+        busy = session.status()
+        assert busy.rate == pytest.approx(15_000)
+        assert busy.least_round_trip == pytest.approx(0.1)
+        assert busy.bytes_in_flight == 0
+        link.window = None
+        assert session.status().window is None
+        assert status.credit is not None
+        assert [one.messages for one in status.credit] == [
             one.messages - (stream == Priority.HIGH) for stream, one in enumerate(PLENTY)
         ]
         assert set(desk.endpoint.status()) == {BOB.did}

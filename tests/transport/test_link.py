@@ -619,8 +619,8 @@ async def test_peers_show_the_health_of_a_link() -> None:
         assert 0 <= status.round_trip < 1  # uvloop counts whole milliseconds
         assert status.queued == dict.fromkeys(Priority, 0)
         assert status.in_flight == 0
-        assert status.send_window is not None
-        assert all(0 < credit.messages <= 4096 for credit in status.send_window)
+        assert status.credit is not None
+        assert all(0 < credit.messages <= 4096 for credit in status.credit)
         assert status.failed_attempts == 0
         assert status.dropped == {}
         await bob.close()
@@ -631,7 +631,7 @@ async def test_peers_show_the_health_of_a_link() -> None:
         assert status.retry_at is not None
         assert status.last_error is not None
         assert status.last_error_at is not None
-        assert status.send_window is None
+        assert status.credit is None
 
 
 # -- sizes and lanes -----------------------------------------------------------------
@@ -726,7 +726,7 @@ async def test_critical_gets_past_an_application_that_has_stopped(network: str) 
             with contextlib.suppress(BackpressureError):
                 alice.send_nowait(bob.did, b"low", priority=Priority.LOW)
             await asyncio.sleep(0)
-        await eventually(lambda: alice.peers()[bob.did].send_window[0].messages == 0)  # type: ignore[index]
+        await eventually(lambda: alice.peers()[bob.did].credit[0].messages == 0)  # type: ignore[index]
         await within(LIMIT, alice.send(bob.did, b"stop", priority=Priority.CRITICAL))
         assert (await next_of(bob)).payload == b"stop"
 

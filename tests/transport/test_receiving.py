@@ -129,8 +129,8 @@ async def test_keys_without_end_cannot_fill_the_memory_and_nobody_waits_for_ever
                 await eventually(
                     lambda: (
                         (status := node.peers().get(bob.did))
-                        and status.send_window is not None
-                        and status.send_window[Priority.NORMAL].bytes < SIZE
+                        and status.credit is not None
+                        and status.credit[Priority.NORMAL].bytes < SIZE
                         and not status.in_flight
                     )
                 )
@@ -191,7 +191,7 @@ async def test_critical_has_no_way_around_the_budget_either() -> None:
         await eventually(
             lambda: (status := late.peers().get(bob.did)) and status.round_trip is not None
         )
-        credit = late.peers()[bob.did].send_window
+        credit = late.peers()[bob.did].credit
         assert credit is not None
         assert credit[Priority.NORMAL].bytes == credit[Priority.CRITICAL].bytes == 0
         await take(bob, 17)

@@ -173,7 +173,7 @@ async def test_the_credit_of_durable_messages_is_not_theirs(tmp_path: Path) -> N
                     alice.send_nowait(bob.did, b"%d" % n, priority=priority)
 
             def is_used_up() -> bool:
-                window = alice.peers()[bob.did].send_window
+                window = alice.peers()[bob.did].credit
                 return window is not None and not any(credit.messages for credit in window[:4])
 
             await eventually(is_used_up)

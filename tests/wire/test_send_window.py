@@ -15,7 +15,7 @@ from signedwire.wire.send_window import SendWindow
 
 KIB = 1024
 MB = 1e6
-NEVER = 1e9
+NEVER = 10**9
 
 
 @dataclass
@@ -233,9 +233,10 @@ class TestRoom:
         window.note_written(16 * KIB, 5.0)
         assert window.room(5.0) == 0
         assert window.next_room(5.0) is None
-        assert not window.has_more
+        states = [window.has_more]
         window.note_full()
-        assert window.has_more
+        states.append(window.has_more)
+        assert states == [False, True]
         assert window.under_way == 16 * KIB
 
     def test_the_next_room_is_a_matter_of_time(self) -> None:

@@ -8,6 +8,7 @@ that out.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
@@ -447,6 +448,7 @@ class PeerSession:
         route = None if sender is None else sender.dialer
 
         offset = None if link is None else link.state.clock_offset
+        window = None if link is None else link.state.window
 
         def unix(instant: float | None) -> float | None:
             return None if instant is None else clock.to_unix(instant, now)
@@ -477,11 +479,20 @@ class PeerSession:
             stored=self._context.store.backlog(self.did),
             in_flight=0 if sender is None else sender.streams.in_flight,
             overdue=None if link is None else link.overdue,
-            send_window=None if link is None else link.state.credit_left,
+            rate=None if window is None else window.rate or None,
+            window=None if window is None else window.size,
+            bytes_in_flight=None if window is None else window.under_way,
+            least_round_trip=None if window is None else _finite(window.least_round_trip),
+            credit=None if link is None else link.state.credit_left,
             failed_attempts=0 if sender is None else sender.failures,
             dropped={} if sender is None else dict(sender.dropped),
             denies_us=self.denies_us and link is None,
         )
+
+
+def _finite(seconds: float) -> float | None:
+    """Return a time that was measured; `None` for an infinite one, which was not."""
+    return None if seconds == math.inf else seconds
 
 
 def _is_later(instant: float | None, other: float | None) -> bool:

@@ -33,6 +33,7 @@ from signedwire.stats import Counters
 from signedwire.types import Credit, Did, PeerState, Reason, Target
 from signedwire.wire.clock_offset import ClockOffset
 from signedwire.wire.link_frames import Epochs
+from signedwire.wire.send_window import SendWindow
 from signedwire.wire.session import BatchReceived
 
 __all__ = [
@@ -163,6 +164,10 @@ class LinkStatePort(Protocol):
     @property
     def clock_offset(self) -> ClockOffset | None:
         """How far the peer's clock is from ours now; `None`: not measured lately."""
+
+    @property
+    def window(self) -> SendWindow | None:
+        """The bytes that may be under way to the peer; `None` before the handshake."""
 
     @property
     def credit_left(self) -> tuple[Credit, ...] | None:

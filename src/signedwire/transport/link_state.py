@@ -13,6 +13,7 @@ from signedwire.types import Address, Credit, Did, Target
 from signedwire.wire.clock_offset import ClockOffset, Stamp
 from signedwire.wire.header import STREAMS
 from signedwire.wire.link_frames import Epochs
+from signedwire.wire.send_window import SendWindow
 from signedwire.wire.session import Closed, Session
 from signedwire.wire.session_events import CLOSE_MISSING
 
@@ -85,6 +86,11 @@ class LinkState:
         if self.session is None:
             return None
         return self.session.pings.clock_offset.estimate(Stamp(*self.read_clocks()))
+
+    @property
+    def window(self) -> SendWindow | None:
+        """The bytes that may be under way to the peer; `None`: there is no session."""
+        return None if self.session is None else self.session.window
 
     @property
     def our_epochs(self) -> Epochs:
