@@ -45,6 +45,12 @@ _PATIENCE: Final = 3
 """Number of full round trips without a rise that end the start, as a longer queue also does."""
 _URGENT_RATE: Final = 64 * 1024
 """Bytes per second of urgent batches that may pass a full window."""
+_TWO_WAY_ROOM: Final = 0.06
+"""Seconds that the window is longer if the peer sends too. Then the pace keeps the queues short."""
+_EASE: Final = 0.9
+"""The part of the pace while two-way queues are too long."""
+_TWO_WAY: Final = 0.25
+"""The part of what we send from which on the peer counts as sending too."""
 _MEMORY: Final = 10.0
 """Seconds after which the least round trip must be seen again."""
 _MAX_SENT: Final = 256
@@ -73,12 +79,15 @@ class SendWindow:
         "_drain_end",
         "_is_full",
         "_least_at",
+        "_is_late",
+        "_is_two_way",
         "_leaves_at",
         "_quiet_rounds",
         "_rates",
         "_round_at",
         "_round_end",
         "_round_read",
+        "_round_received",
         "_rounds",
         "_sent",
         "_urgent_until",
@@ -87,6 +96,7 @@ class SendWindow:
         "least_round_trip",
         "rate",
         "read",
+        "received",
         "written",
     )
 
@@ -95,6 +105,8 @@ class SendWindow:
         """Bytes of batches that were written."""
         self.read = 0
         """Bytes of batches that the peer has read."""
+        self.received = 0
+        """Bytes of batches that the peer has sent, noted by the session."""
         self.rate = 0.0
         """Bytes per second that the path carries; 0: not known yet."""
         self.least_round_trip = inf
@@ -114,6 +126,11 @@ class SendWindow:
         self._round_end = self._round_read = 0
         """Bytes that the peer will have read at the end of the round trip, and at its beginning."""
         self._round_at = 0.0
+        self._round_received = 0
+        self._is_late = False
+        """Whether the last round trip had more than twice the time of the queue beyond the least."""
+        self._is_two_way = False
+        """Whether the peer sends too, so that its READs wait in a queue of its own."""
         self._rounds = 0
         """Number of full round trips; one with a larger window that found a rise does not count."""
         self._quiet_rounds = 0
@@ -128,13 +145,24 @@ class SendWindow:
             return _FIRST
         if self._drain_end is not None:
             return self.part
-        return max(self.part, int(self._gain * self.rate * (self.least_round_trip + _QUEUE)))
+        return max(self.part, int(self._gain * self.rate * (self.least_round_trip + self._queue)))
 
     @property
     def _gain(self) -> float:
         if self.is_starting:
             return _START_GAIN
         return 1.0 if self._rounds % _PROBE_EVERY else _PROBE_GAIN
+
+    @property
+    def _queue(self) -> float:
+        """Seconds that bytes and their READ may wait in the queues of both directions."""
+        return _QUEUE + _TWO_WAY_ROOM if self._is_two_way else _QUEUE
+
+    @property
+    def _pace(self) -> float:
+        """Bytes per second that may be written."""
+        pace = self._gain * self.rate
+        return pace * _EASE if self._is_two_way and self._is_late else pace
 
     @property
     def part(self) -> int:
@@ -154,7 +182,7 @@ class SendWindow:
         if self.rate:
             # Else a window that is written at once, after a pause, would wait in one place.
             left = _QUEUE - max(0.0, self._leaves_at - now)
-            room = min(room, int(left * self._gain * self.rate))
+            room = min(room, int(left * self._pace))
         return room
 
     def next_room(self, now: float) -> float | None:
@@ -188,7 +216,7 @@ class SendWindow:
             self._begin_round(self.written, now)  # a pause is over
         self.has_more = False
         if self.rate:
-            paced = (written - self.written) / (self._gain * self.rate)
+            paced = (written - self.written) / self._pace
             self._leaves_at = max(self._leaves_at, now) + paced
         before, self.written = self.written, written
         self._sent.append(_Sent(before, written, now, self.rate > 0))
@@ -221,10 +249,13 @@ class SendWindow:
         """Begin a round trip, which ends when the peer has read more than `end` bytes."""
         self._is_full = False
         self._round_end, self._round_at, self._round_read = end, at, self.read
+        self._round_received = self.received
 
     def _end_round(self, at: float) -> None:
         # A round takes at least the time of the queue: a path may let one burst pass at once.
-        found = (self.read - self._round_read) / (at - self._round_at)
+        count = self.read - self._round_read
+        found = count / (at - self._round_at)
+        self._is_two_way = self.received - self._round_received >= _TWO_WAY * count
         known = max(self._rates, default=0.0)
         if self._is_full or found > known > 0:  # the first rate is one that a window has limited
             self._rates.append(found)
@@ -242,7 +273,8 @@ class SendWindow:
 
     def _note_round_trip(self, seconds: float, sent: _Sent, now: float) -> None:
         self.note_ping(seconds, now)
-        if sent.is_paced and seconds > self.least_round_trip + _QUEUE:
+        self._is_late = seconds > self.least_round_trip + 2 * _QUEUE
+        if sent.is_paced and seconds > self.least_round_trip + self._queue:
             self.is_starting = False
         if self._drain_end is not None:
             if sent.end > self._drain_end:  # written when the queue was short

@@ -528,6 +528,7 @@ class Session:
                 Reason.PROTOCOL_ERROR, "the peer sent more than it was granted"
             )
         batch = self._incoming.add(part, now)
+        self.window.received = self._incoming.bytes_in
         if self._reads.note(self._incoming.bytes_in, now, self._precise_now):
             self._report_read(self._precise_now)
         if batch is None:
