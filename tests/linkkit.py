@@ -13,7 +13,8 @@ from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
 from signedwire.wire.header import STREAMS, VOLATILE
 from signedwire.wire.link_frames import Epochs, Hello, Part, Ping, Pong
-from signedwire.wire.parts import Batch, IncomingBatches
+from signedwire.wire.parts import Batch, IncomingBatches, OutgoingBatches
+from signedwire.wire.send_window import SendWindow
 from signedwire.wire.session import (
     BatchReceived,
     Event,
@@ -194,3 +195,19 @@ def frames_of(data: bytes) -> list[frames.Frame | None]:
     decoded = [frames.decode(kind, body) for kind, body in decoder.receive_data(data)]
     assert not decoder.has_partial_frame
     return decoded
+
+
+class WideWindow(SendWindow):
+    """A window that holds nothing back, and has the largest parts."""
+
+    part = frames.MAX_BODY
+
+    def room(self, now: float) -> int:
+        return 1 << 30
+
+
+def outgoing_batches() -> OutgoingBatches:
+    """The batches of a link whose window holds nothing back."""
+    outgoing = OutgoingBatches()
+    outgoing.window = WideWindow()
+    return outgoing

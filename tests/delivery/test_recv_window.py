@@ -293,7 +293,7 @@ class World:
     def send(self, who: Identity) -> None:
         peer, rng = self.peers[who], self.rng
         link, stream = peer.open_link, rng.randrange(STREAMS)
-        if link is None or link.theirs.is_sending(stream):
+        if link is None or link.theirs.outgoing.has(stream):
             return
         flaw = rng.choice(["", "", "", "again", "late", "twice", "epoch", "not for us"])
         how = rng.choices(["whole", "begun", "forged"], [10, 8, 1])[0]
@@ -318,7 +318,7 @@ class World:
     def send_copies(self, who: Identity) -> None:
         peer, stream = self.peers[who], self.rng.randrange(STREAMS)
         link = peer.open_link
-        if link is None or link.theirs.is_sending(stream):
+        if link is None or link.theirs.outgoing.has(stream):
             return
         bodies = peer.bodies(stream, 50, self.rng.randint(1, 4), self.rng.choice(["", "late"]))
         bodies = fitting(bodies, link.theirs.credit_left(stream), overhead=2 + 32 * 4)

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 import pytest
 
 from idkit import id_of
-from linkkit import body, credits, frames_of, open_pair, ping
+from linkkit import WideWindow, body, credits, frames_of, open_pair, ping
 from linkkit import session as new_session
 from signedwire import FailureKind, TransportConfig
 from signedwire.delivery.message import OutgoingMessage
@@ -35,7 +35,6 @@ from signedwire.transport.tls_channel import TlsChannel
 from signedwire.types import Credit, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.header import stream_of
-from signedwire.wire.send_window import SendWindow
 from signedwire.wire.session import BatchReceived, Closed, HelloReceived, Session
 from wirekit import ALICE, BOB, on_asyncio
 
@@ -374,21 +373,12 @@ class Sender:
         return SimpleNamespace(is_in_flight=lambda name: bool(self.in_flight))
 
 
-class WideWindow(SendWindow):
-    """A window that holds nothing back."""
-
-    part = frames.MAX_BODY
-
-    def room(self, now: float) -> int:
-        return 1 << 30
-
-
 class Output:
     """A `LinkOutput` over a session that is open."""
 
     def __init__(self, count: int = 0, **limits: Any) -> None:
         session, self.peer = open_pair(**limits)
-        session.window = WideWindow()
+        session.outgoing.window = WideWindow()
         self.sender = Sender(count)
         self.stream = cast("Any", Stream())
         self.lingering = Lingering()
@@ -492,9 +482,9 @@ class TestLinkOutput:
         out.output.pump()
         ((root, end),) = out.output._ends.items()
         assert out.output._awaited(session, sender) == (root, 0)
-        session.read_by_peer = end - 1
+        session.outgoing.window.read = end - 1
         assert out.output._awaited(session, sender) == (root, end - 1)
-        session.read_by_peer = end
+        session.outgoing.window.read = end
         assert out.output._awaited(session, sender) == (root, -1)
         out.sender.in_flight.clear()
         assert out.output._awaited(session, sender) is None

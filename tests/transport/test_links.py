@@ -97,7 +97,7 @@ class RawPeer:
             who, them.did, hello(**changes), limits, time.monotonic(), read_clocks
         )
         # Tests also send batches past the session, so it cannot check READ.
-        self.session._outgoing.bytes_out = 1 << 60
+        self.session.outgoing.bytes_out = 1 << 60
         self._is_mute = is_mute
 
     @classmethod

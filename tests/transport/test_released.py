@@ -52,7 +52,7 @@ async def test_what_is_refused_in_flight(monkeypatch: pytest.MonkeyPatch) -> Non
     def send_batch(session: Session, bodies: list[bytes], *joined: Any) -> SentBatch:
         batch = sign(session, bodies, *joined)
         forged = batch.signature[:-1] + bytes((batch.signature[-1] ^ 1,))
-        session._outgoing._queue[-1] = BatchWriter(forged, bodies, stream_of(bodies[0]))
+        session.outgoing._queue[-1] = BatchWriter(forged, bodies, stream_of(bodies[0]))
         return batch
 
     monkeypatch.setattr(Session, "send_batch", send_batch)

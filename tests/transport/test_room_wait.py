@@ -40,7 +40,7 @@ class Slow(RawPeer):
             await self.next(HelloReceived)
         self.session.send_batch([self.body(1, payload.ljust(size, b"."))])
         self._channel.send(self.session.data_to_send(1))
-        self.rest = self.session._outgoing._queue.pop()
+        self.rest = self.session.outgoing._queue.pop()
         await self._write()
 
     async def finish(self) -> None:

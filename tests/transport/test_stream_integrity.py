@@ -59,7 +59,7 @@ async def test_one_altered_byte_refuses_the_others_of_its_batch_alone(
                 # message has no answer, and goes again over the next link.
                 altered.discard(int.from_bytes(forged[which][126:134], "little"))
                 forged[which] = bytes(changed)
-                session._outgoing._queue[-1] = BatchWriter(
+                session.outgoing._queue[-1] = BatchWriter(
                     batch.signature, forged, stream_of(forged[0])
                 )
         return batch

@@ -314,7 +314,7 @@ class TestReceiving:
         bob.receive_data(hello().encode(), 0.0)
         bob.send_batch(REPLIES, Acceptance(ACCEPTED_BATCHES, [ASKED_BATCH.root], 77, False))
         bob.data_to_send()
-        assert bob.bytes_out == size
+        assert bob.outgoing.bytes_out == size
 
     def test_read_goes_along_with_a_batch(self) -> None:
         alice = alice_open()

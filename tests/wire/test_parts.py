@@ -22,6 +22,7 @@ from linkkit import (
     frames_of,
     hello,
     open_pair,
+    outgoing_batches,
     read_clocks,
     session,
     with_credit,
@@ -107,7 +108,7 @@ def taken(outgoing: OutgoingBatches, room: int | None) -> list[tuple[int, int]]:
 
 class TestOutgoing:
     def test_the_highest_stream_goes_first_and_between(self) -> None:
-        outgoing = OutgoingBatches()
+        outgoing = outgoing_batches()
         assert outgoing.top == -1
         outgoing.add(writer(40_000, 0))
         assert taken(outgoing, 1) == [(0, FIRST_ROOM)]
@@ -125,7 +126,7 @@ class TestOutgoing:
         assert outgoing.bytes_out == 40_700
 
     def test_an_abort(self) -> None:
-        outgoing = OutgoingBatches()
+        outgoing = outgoing_batches()
         assert outgoing.abort(1) == []
         outgoing.add(writer(40_000, 1))
         outgoing.add(writer(300, 1))
@@ -146,7 +147,7 @@ class TestOutgoing:
     def test_a_higher_priority_goes_before_both_streams_of_a_lower_one(
         self, above: int, below: int
     ) -> None:
-        outgoing = OutgoingBatches()
+        outgoing = outgoing_batches()
         outgoing.add(writer(40_000, below))
         outgoing.add(writer(40_000, below ^ 4))
         begun = taken(outgoing, 1)
@@ -165,7 +166,7 @@ class TestOutgoing:
     def test_the_volatile_stream_goes_first_when_even(
         self, priority: int, is_durable_first: bool
     ) -> None:
-        outgoing = OutgoingBatches()
+        outgoing = outgoing_batches()
         streams = [priority, priority + 4] if is_durable_first else [priority + 4, priority]
         for stream in streams * 3:
             outgoing.add(writer(500, stream))
@@ -173,7 +174,7 @@ class TestOutgoing:
         assert taken(outgoing, None) == expected
 
     def test_other_priorities_do_not_count(self) -> None:
-        outgoing = OutgoingBatches()
+        outgoing = outgoing_batches()
         outgoing.add(writer(5000, 1))
         outgoing.take()
         for stream in (0, 4, 2, 6, 5, 1):
@@ -189,7 +190,7 @@ class TestOutgoing:
         self, durable: list[int], volatile: list[int]
     ) -> None:
         """As long as both have something to send, neither is ahead by more than a part."""
-        outgoing = OutgoingBatches()
+        outgoing = outgoing_batches()
         for size in durable:
             outgoing.add(writer(size, 2))
         for size in volatile:
@@ -208,7 +209,7 @@ class TestOutgoing:
     @pytest.mark.parametrize("alone", [1, 5])
     def test_a_stream_that_was_alone_for_long(self, alone: int) -> None:
         """It waits at most for one batch of the other stream, and then they take turns."""
-        outgoing = OutgoingBatches()
+        outgoing = outgoing_batches()
         for _ in range(50):
             outgoing.add(writer(60_000, alone))
             outgoing.take()
@@ -227,7 +228,7 @@ class TestOutgoing:
     @pytest.mark.parametrize("joint", [1, 5])
     def test_a_joint_batch_goes_before_the_other_stream(self, joint: int) -> None:
         """Also if it is not its turn: what is sent next may need the receipt in it."""
-        outgoing = OutgoingBatches()
+        outgoing = outgoing_batches()
         outgoing.add(writer(60_000, joint))
         outgoing.take()
         receipt = Receipts(1, 0, (bytes(32),))
@@ -239,7 +240,7 @@ class TestOutgoing:
     def test_a_stream_that_comes_late_is_not_starved(self, late: int) -> None:
         """After any past of the two, its first part goes after at most a batch of the other."""
         draw = random.Random(7)
-        outgoing = OutgoingBatches()
+        outgoing = outgoing_batches()
         for _ in range(200):
             for _ in range(draw.randrange(1, 4)):
                 outgoing.add(writer(draw.randrange(200, 66_000), draw.choice((1, 5))))
@@ -268,17 +269,17 @@ class TestOutgoing:
         ],
     )
     def test_the_room(self, room: int | None, sizes: list[int]) -> None:
-        outgoing = OutgoingBatches()
+        outgoing = outgoing_batches()
         for stream, size in ((2, 500), (1, 40_000), (2, 500)):
             outgoing.add(writer(size, stream))
         assert sorted(size for _, size in taken(outgoing, room)) == sorted(sizes)
 
     def test_one_read_for_each_part_is_free(self) -> None:
-        outgoing = OutgoingBatches()
-        assert outgoing.cost_of_read() == 1
+        outgoing = outgoing_batches()
+        assert outgoing.note_read(Read(0, 0), 1.0) == 1
         outgoing.add(writer(20_000, 0))
         outgoing.take()
-        assert [outgoing.cost_of_read() for _ in range(3)] == [0, 0, 1]
+        assert [outgoing.note_read(Read(1, 0), 1.0) for _ in range(3)] == [0, 0, 1]
 
 
 DATA = bytes(5000)
@@ -534,7 +535,7 @@ class TestRead:
         assert bob.next_timeout() == pytest.approx(6.005)
         bob.handle_timeout(1.05)
         assert bob.data_to_send() == b""
-        assert alice.read_by_peer == 0
+        assert alice.outgoing.window.read == 0
 
     def test_at_once_after_32_kib(self) -> None:
         _, bob = open_pair()
@@ -558,10 +559,10 @@ class TestRead:
         alice.send_batch([of_size(40_000)])
         bob.receive_data(alice.data_to_send(), 1.0)
         alice.receive_data(bob.data_to_send(), 1.0)
-        assert 32 * 1024 <= alice.read_by_peer <= 40_000 == alice.bytes_out
+        assert 32 * 1024 <= alice.outgoing.window.read <= 40_000 == alice.outgoing.bytes_out
         bob.handle_timeout(1.02)
         alice.receive_data(bob.data_to_send(), 1.0)
-        assert alice.read_by_peer == 40_000
+        assert alice.outgoing.window.read == 40_000
 
     @pytest.mark.parametrize("read", [4999, 5001])
     def test_a_read_that_falls_or_is_more_than_was_sent(self, read: int) -> None:
@@ -612,11 +613,11 @@ class TestEndToEnd:
             sent[stream].append(bodies)
             for _ in range(draw.randrange(3)):
                 self.carry(draw, alice, bob, draw.choice((1, 20_000, 50_000)), got)
-        while alice.top_priority >= 0:
+        while alice.outgoing.top >= 0:
             self.carry(draw, alice, bob, draw.choice((1, 20_000, None)), got)
         assert got == sent
         assert not bob.is_closed
-        assert bob._incoming.bytes_in == alice._outgoing.bytes_out == alice.read_by_peer
+        assert bob._incoming.bytes_in == alice.outgoing.bytes_out == alice.outgoing.window.read
 
     @staticmethod
     def carry(
@@ -675,7 +676,7 @@ class TestAborts:
         bob.receive_data(alice.data_to_send(1), 0.0)
         assert len(bob._incoming.unfinished) == 1
         assert alice.abort_batch(1)
-        assert not alice.is_sending(1)
+        assert not alice.outgoing.has(1)
         later = alice.send_batch([small])
         bob.receive_data(alice.data_to_send(), 0.0)
         assert not bob._incoming.unfinished

@@ -785,10 +785,10 @@ class TestCreditOut:
         alice.send_batch([body_of(stream, 1), body_of(stream, 2)])
         messages, size = PLENTY[stream]
         assert window(alice) == with_credit(PLENTY, stream, messages - 2, size - 2 * SIZE)
-        assert [alice.is_sending(each) for each in range(STREAMS)] == [
+        assert [alice.outgoing.has(each) for each in range(STREAMS)] == [
             each == stream for each in range(STREAMS)
         ]
-        assert alice.top_priority == stream % VOLATILE
+        assert alice.outgoing.top == stream % VOLATILE
 
     @pytest.mark.parametrize("field", range(16))
     def test_credit_that_is_taken_back(self, field: int) -> None:

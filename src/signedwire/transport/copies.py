@@ -68,7 +68,7 @@ def _take(link: Link, most: int, size: int) -> tuple[int, list[OutgoingMessage]]
     assert hello is not None
     sender = peer_session.sender
     for stream in reversed(sender.lanes.waiting()):
-        if stream % VOLATILE <= session.top_priority:
+        if stream % VOLATILE <= session.outgoing.top:
             break
         left = session.credit_left(stream)
         credit = Credit(min(left.messages, most), left.bytes - size)

@@ -114,30 +114,30 @@ class LinkOutput:
         if not (data := self._next_parts(session, sender, most)):
             return
         for stream in tuple(self._under_way):
-            if not session.is_sending(stream):
+            if not session.outgoing.has(stream):
                 name, messages = self._under_way.pop(stream)
-                self._ends[name] = session.bytes_out
+                self._ends[name] = session.outgoing.bytes_out
                 self._socket.expect_written(messages)
         self._answers.look(self._awaited(session, sender))
         self._channel.send(data)
         self._socket.write(self._channel.data_to_send())
-        if not session.window.has_more and sender.lanes:
+        if not session.outgoing.window.has_more and sender.lanes:
             self.pump_soon()
 
     def _next_parts(self, session: Session, sender: PeerSender, most: int) -> bytes:
         """Return at most `most` bytes of parts, and the frames that go before them."""
         data, waiting, now = b"", sender.lanes.waiting(), monotonic()
         while True:
-            priority = max(session.top_priority, waiting[-1] % VOLATILE if waiting else -1)
+            priority = max(session.outgoing.top, waiting[-1] % VOLATILE if waiting else -1)
             if priority < 0:
                 return data
-            if priority < _CRITICAL and session.room(now) <= 0:
+            if priority < _CRITICAL and session.outgoing.room(now) <= 0:
                 break  # do not sign yet
             while waiting and waiting[-1] % VOLATILE == priority:
                 self._begin_batch(session, sender, waiting.pop())
-            if session.top_priority < priority:
+            if session.outgoing.top < priority:
                 continue  # there is no credit for it
-            room = min(most, session.room(now))
+            room = min(most, session.outgoing.room(now))
             if room <= 0:
                 break
             if self.receipts:
@@ -145,10 +145,10 @@ class LinkOutput:
             more = session.data_to_send(room, now)
             most -= len(more)
             data += more
-            if most <= 0 or session.top_priority >= priority:
+            if most <= 0 or session.outgoing.top >= priority:
                 break
-        session.window.note_full()
-        self._pump_later(session.window.next_room(now), now)
+        session.outgoing.window.note_full()
+        self._pump_later(session.outgoing.window.next_room(now), now)
         return data
 
     def _pump_later(self, at: float | None, now: float) -> None:
@@ -158,7 +158,7 @@ class LinkOutput:
 
     def _begin_batch(self, session: Session, sender: PeerSender, stream: int) -> None:
         """Sign a batch of a stream, within the credit, unless one is under way."""
-        if session.is_sending(stream):
+        if session.outgoing.has(stream):
             return
         hello = session.their_hello
         assert hello is not None
@@ -172,7 +172,7 @@ class LinkOutput:
         """Bytes that window and socket take now."""
         session = self._state.session
         assert session is not None
-        return max(0, min(self._socket.writable_bytes(), session.room(monotonic())))
+        return max(0, min(self._socket.writable_bytes(), session.outgoing.room(monotonic())))
 
     def send(
         self, stream: int, messages: list[OutgoingMessage], copies: SentCopies | None = None
@@ -196,9 +196,9 @@ class LinkOutput:
             batch = copies
         else:
             joined = None
-            if self.receipts and session.top_priority < stream % VOLATILE:
+            if self.receipts and session.outgoing.top < stream % VOLATILE:
                 # The batch is above all that are under way, so it is written in this turn.
-                joined = self.receipts.take(most_joined(bodies, session.window.part))
+                joined = self.receipts.take(most_joined(bodies, session.outgoing.window.part))
             batch = session.send_batch(bodies, joined)
         peer_session.sender.sent(batch, messages, bodies)
         self._under_way[stream] = batch.name, messages
@@ -245,13 +245,13 @@ class LinkOutput:
         A batch that was read is awaited by its name. Until then, READ is awaited: the number that
         the last one gave stands for that.
         """
-        ends, read = self._ends, session.read_by_peer
+        ends, read = self._ends, session.outgoing.window.read
         while ends and not sender.streams.is_in_flight(name := next(iter(ends))):
             del ends[name]
         oldest = next(iter(ends), None)
         if oldest is not None and ends[oldest] <= read:
             return oldest, -1
-        return (oldest, read) if read < session.bytes_out else None
+        return (oldest, read) if read < session.outgoing.bytes_out else None
 
     # -- answers ----------------------------------------------------------------------------
 

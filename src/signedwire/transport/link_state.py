@@ -90,7 +90,7 @@ class LinkState:
     @property
     def window(self) -> SendWindow | None:
         """The bytes that may be under way to the peer; `None`: there is no session."""
-        return None if self.session is None else self.session.window
+        return None if self.session is None else self.session.outgoing.window
 
     @property
     def our_epochs(self) -> Epochs:

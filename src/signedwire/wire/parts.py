@@ -16,6 +16,7 @@ import struct
 from collections.abc import Mapping
 from typing import Final, NamedTuple, TypeAlias
 
+from signedwire.types import Priority
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
 from signedwire.wire.copies import Copies, largest_overhead, split_items
@@ -34,11 +35,13 @@ from signedwire.wire.link_frames import (
     JOINT,
     LAST,
     Part,
+    Read,
     Receipts,
     joined_statement,
     part_header,
 )
 from signedwire.wire.malformed import peer_sent
+from signedwire.wire.send_window import SendWindow
 
 __all__ = [
     "BatchReader",
@@ -51,6 +54,7 @@ __all__ = [
 
 Bytes: TypeAlias = bytes | memoryview
 
+_CRITICAL: Final = int(Priority.CRITICAL)
 _SIGNATURE_SIZE: Final = 64
 _SIZE: Final = struct.Struct("<I")
 _FIRST_ROOM: Final = frames.MAX_BODY - frames.FIRST_PART_HEADER
@@ -201,10 +205,12 @@ class OutgoingBatches:
     its stream is under way waits behind it.
     """
 
-    __slots__ = ("_free_reads", "_lead", "_queue", "bytes_out")
+    __slots__ = ("_free_reads", "_lead", "_queue", "bytes_out", "window")
 
     def __init__(self) -> None:
         self._queue: list[BatchWriter] = []
+        self.window = SendWindow()
+        """The bytes that may be under way to the peer, and the measurements that give it."""
         self.bytes_out = 0
         """Bytes of batches that were handed out, without the headers of parts."""
         self._free_reads = 0
@@ -217,10 +223,15 @@ class OutgoingBatches:
         """The highest priority of a batch under way; -1: there is none."""
         return self._queue[0].stream % VOLATILE if self._queue else -1
 
-    @property
-    def top_size(self) -> int:
-        """Bytes that are left of the batch whose part goes next; 0: there is none."""
-        return self._queue[self._next()].left if self._queue else 0
+    def room(self, now: float) -> int:
+        """Return how many bytes may be taken now; 0 or less: none.
+
+        A Critical batch of one part may pass a full window, for 64 KiB a second.
+        """
+        room = self.window.room(now)
+        if self.top == _CRITICAL and (size := self._queue[0].left) <= _FIRST_ROOM:
+            room = max(room, self.window.urgent_room(size, now))
+        return room
 
     def has(self, stream: int) -> bool:
         """Whether a batch of this stream is under way."""
@@ -233,13 +244,17 @@ class OutgoingBatches:
             at -= 1
         self._queue.insert(at, writer)
 
-    def take(self, room: int | None = None, part: int = _LATER_ROOM) -> list[Bytes]:
+    def take(self, room: int | None = None, now: float | None = None) -> list[Bytes]:
         """Take the next parts, as frames in pieces that the caller joins.
 
-        `room` is the number of bytes that may be taken. The first part is taken whole if there
-        is any room. `None`: take all. `part` is the most bytes that one part may have.
+        Args:
+            room: Number of bytes that may be taken. The first part is taken whole if there is any
+                room. `None`: take all.
+            now: The present instant, by a clock with a fine resolution. `None`: the window does
+                not count what is taken.
         """
         pieces: list[Bytes] = []
+        before, part, is_urgent = self.bytes_out, self.window.part, self.top == _CRITICAL
         while self._queue and (room is None or room > 0):
             at = self._next() if len(self._queue) > 1 else 0
             writer = self._queue[at]
@@ -257,6 +272,8 @@ class OutgoingBatches:
             self._lead[priority] = min(max(lead, -frames.MAX_BATCH_BYTES), frames.MAX_BATCH_BYTES)
             if writer.is_done:
                 del self._queue[at]
+        if self.bytes_out > before and now is not None:
+            self.window.note_written(self.bytes_out, now, is_urgent=is_urgent)
         return pieces
 
     def _next(self) -> int:
@@ -287,8 +304,18 @@ class OutgoingBatches:
                 return [Part(ABORT, stream).encode()]
         return []
 
-    def cost_of_read(self) -> int:
-        """Return the cost of a READ, in PINGs. The peer may send one for each part, for 0."""
+    def note_read(self, report: Read, now: float) -> int:
+        """Note a READ; return its cost in PINGs. The peer may send one for each part, for 0.
+
+        `now` is as in `take()`.
+
+        Raises:
+            RemoteProtocolError: the peer cannot have read so much, or so little.
+        """
+        read = report.bytes_read
+        if not self.window.read <= read <= self.bytes_out:
+            raise peer_sent("a READ that does not fit what was sent")
+        self.window.note_read(read, report.age_us / 1e6, now)
         if not self._free_reads:
             return 1
         self._free_reads -= 1

@@ -51,6 +51,8 @@ _EASE: Final = 0.9
 """The part of the pace while two-way queues are too long."""
 _TWO_WAY: Final = 0.25
 """The part of what we send from which on the peer counts as sending too."""
+_PAUSE: Final = 0.1
+"""Seconds without a write after which what waited does not wait any more."""
 _MEMORY: Final = 10.0
 """Seconds after which the least round trip must be seen again."""
 _MAX_SENT: Final = 256
@@ -77,10 +79,11 @@ class SendWindow:
 
     __slots__ = (
         "_drain_end",
+        "_heard_at",
         "_is_full",
-        "_least_at",
         "_is_late",
         "_is_two_way",
+        "_least_at",
         "_leaves_at",
         "_quiet_rounds",
         "_rates",
@@ -119,6 +122,8 @@ class SendWindow:
         self._rates: deque[float] = deque(maxlen=_ROUNDS)
         self._leaves_at = 0.0
         """When the last byte has left for the path, if it carries the rate."""
+        self._heard_at = 0.0
+        """When the last READ came."""
         self._is_full = False
         """Whether bytes had to wait in this round trip because the window was full."""
         self._urgent_until = 0.0
@@ -128,7 +133,7 @@ class SendWindow:
         self._round_at = 0.0
         self._round_received = 0
         self._is_late = False
-        """Whether the last round trip had more than twice the time of the queue beyond the least."""
+        """Whether the last round trip was longer than the least by twice the time of the queue."""
         self._is_two_way = False
         """Whether the peer sends too, so that its READs wait in a queue of its own."""
         self._rounds = 0
@@ -168,7 +173,7 @@ class SendWindow:
     def part(self) -> int:
         """Bytes that one part may have, so that an urgent one need not wait long behind it."""
         if not self.rate:
-            return 2 * _LEAST_PART
+            return _FIRST // 4
         return max(_LEAST_PART, min(MAX_BODY, int(self.rate * _PART_TIME)))
 
     @property
@@ -212,7 +217,7 @@ class SendWindow:
         if is_urgent:
             used = (written - self.written) / _URGENT_RATE
             self._urgent_until = max(self._urgent_until, now) + used
-        if not self.under_way and not self.has_more:
+        if not self.under_way and (not self.has_more or now > self._heard_at + _PAUSE):
             self._begin_round(self.written, now)  # a pause is over
         self.has_more = False
         if self.rate:
@@ -227,7 +232,7 @@ class SendWindow:
         `now` is the instant at which its READ came. The journey of READ counts as a part of the
         round trip.
         """
-        at = now - age
+        self._heard_at, at = now, now - age
         sent = None  # the write of the last byte that was read
         while self._sent and (sent is None or sent.end < read):
             sent = self._sent[0]

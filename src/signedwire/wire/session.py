@@ -35,7 +35,7 @@ from typing import Final
 
 from signedwire.errors import RemoteProtocolError
 from signedwire.identity import Identity
-from signedwire.types import Credit, Did, Priority, Reason
+from signedwire.types import Credit, Did, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.batch_signer import BatchSigner
 from signedwire.wire.granted_credit import AllowedCredit, GrantedCredit
@@ -58,7 +58,6 @@ from signedwire.wire.peer_signatures import PeerSignatures
 from signedwire.wire.pings import Pings
 from signedwire.wire.read_reports import ReadReports
 from signedwire.wire.receipt_signer import Acceptance, ReceiptSigner
-from signedwire.wire.send_window import SendWindow
 from signedwire.wire.sent_batch import SentBatch, SentCopies
 from signedwire.wire.session_events import (
     CLOSE_MISSING,
@@ -92,7 +91,6 @@ _STALL: Final = 1.0
 of the peer are then extended by the lateness and by this much, because its bytes may still
 wait in the socket."""
 _NOTHING: Final = Credit(0, 0)
-_CRITICAL: Final = int(Priority.CRITICAL)
 _IDLE: Final = frozenset({Ping, Pong})
 _SIGNATURE_COST: Final = 16
 """The cost of verifying a signature, in PINGs."""
@@ -140,8 +138,6 @@ class Session:
         self.pings = Pings(now, limits.ping_interval, read_clocks, on_round_trip)
         """Measures the round-trip time, and how far the peer's clock is from ours."""
         self.their_hello: Hello | None = None
-        self.read_by_peer = 0
-        """Bytes of our batches that the peer has reported to have read."""
         self.our_epochs = hello.epochs
         """The epochs in our HELLO."""
         self._is_expected = is_expected
@@ -153,13 +149,12 @@ class Session:
         self._events: deque[Event] = deque()
         # PING and PONG are encoded when they are sent, with the clocks of that instant.
         self._control: list[bytes | Ping | Pong] = [hello.encode()]
-        self._outgoing = OutgoingBatches()
+        self.outgoing = OutgoingBatches()
+        """Our batches that are not sent whole, and how much of them may be written now."""
         self._incoming = IncomingBatches(
             hello.max_batch_bytes, limits.max_payload_size, limits.frame_timeout, is_stranger
         )
         self._reads = ReadReports()
-        self.window = SendWindow()
-        """The bytes that may be under way to the peer, and the measurements that give it."""
         # Our CLOSE until it is sent. Answers to frames before the fault are sent before it.
         self._close_frame = b""
         self._granted = GrantedCredit(hello.credit, limits.max_payload_size)
@@ -264,11 +259,7 @@ class Session:
             precise_now: As in `handle_frame()`. If it is given, READ may go along with
                 other frames before it is due, which saves a write.
         """
-        written, window = self._outgoing.bytes_out, self.window
-        is_urgent = self.top_priority == _CRITICAL
-        parts = self._outgoing.take(room, window.part)
-        if self._outgoing.bytes_out > written and precise_now is not None:
-            window.note_written(self._outgoing.bytes_out, precise_now, is_urgent=is_urgent)
+        parts = self.outgoing.take(room, precise_now)
         has_company = bool(self._control or parts)
         if has_company and precise_now is not None and self._reads.goes_along(precise_now):
             self._report_read(precise_now)
@@ -281,30 +272,6 @@ class Session:
         data = b"".join((*control, *parts, self._close_frame))
         self._control, self._close_frame = [], b""
         return data
-
-    @property
-    def top_priority(self) -> int:
-        """The highest priority of a batch whose parts are not all handed out; -1: none."""
-        return self._outgoing.top
-
-    @property
-    def bytes_out(self) -> int:
-        """Bytes of our batches that `data_to_send()` has returned. READ counts the same."""
-        return self._outgoing.bytes_out
-
-    def room(self, precise_now: float) -> int:
-        """Return how many bytes of batches may be written now; 0 or less: none.
-
-        A Critical batch of one part may pass a full window, for 64 KiB a second.
-        """
-        room = self.window.room(precise_now)
-        if self.top_priority == _CRITICAL and (size := self._outgoing.top_size) <= frames.MAX_BODY:
-            room = max(room, self.window.urgent_room(size, precise_now))
-        return room
-
-    def is_sending(self, stream: int) -> bool:
-        """Whether a batch of this stream has parts that `data_to_send()` has not returned."""
-        return self._outgoing.has(stream)
 
     @property
     def _can_answer(self) -> bool:
@@ -323,8 +290,8 @@ class Session:
         """Sign 1 to 256 envelopes of one stream, and queue the parts of the batch.
 
         The caller has checked that `credit_left()` covers them. To sign a batch as late as
-        possible, it calls this when `top_priority` is not above their priority, and
-        `is_sending()` is false for their stream.
+        possible, it calls this when `outgoing.top` is not above their priority, and
+        `outgoing.has()` is false for their stream.
 
         `joined` becomes a receipt that shares signature and frame with the batch. The caller has
         checked that it fits: see `most_joined()`.
@@ -346,11 +313,11 @@ class Session:
         assert self.state is State.OPEN
         self._allowed.use(writer.stream, writer.count, writer.total)
         self._idle.expect_answers(writer.count)
-        self._outgoing.add(writer)
+        self.outgoing.add(writer)
 
     def abort_batch(self, stream: int) -> bool:
         """Queue an abort in place of the rest of a batch; `False`: no batch can be aborted."""
-        aborts = self._outgoing.abort(stream)
+        aborts = self.outgoing.abort(stream)
         self._control += aborts
         return bool(aborts)
 
@@ -528,7 +495,7 @@ class Session:
                 Reason.PROTOCOL_ERROR, "the peer sent more than it was granted"
             )
         batch = self._incoming.add(part, now)
-        self.window.received = self._incoming.bytes_in
+        self.outgoing.window.received = self._incoming.bytes_in
         if self._reads.note(self._incoming.bytes_in, now, self._precise_now):
             self._report_read(self._precise_now)
         if batch is None:
@@ -546,14 +513,8 @@ class Session:
             self._control.append(report.encode())
 
     def _handle_read(self, report: Read, now: float) -> None:
-        if not self.read_by_peer <= report.bytes_read <= self._outgoing.bytes_out:
-            raise RemoteProtocolError(
-                Reason.PROTOCOL_ERROR, "the peer sent a READ that does not fit what was sent"
-            )
-        self.count_idle(self._outgoing.cost_of_read(), now)
-        self.read_by_peer = report.bytes_read
-        self.window.note_read(report.bytes_read, report.age_us / 1e6, self._precise_now)
-        if self.window.has_more:
+        self.count_idle(self.outgoing.note_read(report, self._precise_now), now)
+        if self.outgoing.window.has_more:
             self._events.append(RoomReceived())
 
     def _handle_abort(self, part: Part, now: float) -> None:
@@ -588,7 +549,7 @@ class Session:
     def _handle_pong(self, pong: Pong, now: float) -> None:
         round_trip = self.pings.measure(pong, self._precise_now)
         if round_trip is not None:
-            self.window.note_ping(round_trip, self._precise_now)
+            self.outgoing.window.note_ping(round_trip, self._precise_now)
 
     def _handle_close(self, close: Close, now: float) -> None:
         self._close(Closed(close.code, close.reason, is_by_peer=True))
@@ -603,7 +564,7 @@ class Session:
     def _close(self, closed: Closed) -> None:
         self.state = State.CLOSED
         # Queued envelopes would follow the CLOSE, where the peer ignores them.
-        self._outgoing.clear()
+        self.outgoing.clear()
         if not closed.is_by_peer:
             self._close_frame = Close(closed.code, closed.cause).encode()
         self._events.append(closed)
