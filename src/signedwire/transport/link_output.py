@@ -147,7 +147,7 @@ class LinkOutput:
             data += more
             if most <= 0 or session.top_priority >= priority:
                 break
-        session.window.note_full()
+        session.window.note_full(now)
         self._pump_later(session.window.next_room(now), now)
         return data
 
