@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import stat
 import sys
 import threading
@@ -221,6 +222,19 @@ def test_saving_into_no_folder(tmp_path: Path) -> None:
         (f"[peers]\n'{A}' = 'a'", f"peers.{A}: 'a' is not an address. Write host:port"),
         (f"[peers]\n'{A}' = 9001", f"peers.{A}: 9001 is not an address. Give an Address or"),
         (f"[peers]\n'{A}' = 'a:0'", f"peers.{A}: 'a:0' cannot be a route: no peer listens on"),
+        (f"[peers]\n'{A}' = {{}}", f"peers.{A}: it has no address. Write address ="),
+        (
+            f"[peers]\n'{A}' = {{ address = 'a:1', max_rat = 1 }}",
+            f"peers.{A}: unknown key 'max_rat'. Did you mean max_rate?",
+        ),
+        (
+            f"[peers]\n'{A}' = {{ address = 'a:1', max_rate = '2Mb/s' }}",
+            f"peers.{A}.max_rate='2Mb/s' is not a rate; write bytes per second, or a text such as",
+        ),
+        (
+            f"[peers]\n'{A}' = {{ address = 'a:1', max_rate = true }}",
+            f"peers.{A}.max_rate=True is of type bool; write bytes per second",
+        ),
         (
             f"[peers]\n'{A}' = 'a:1'\n'{A.hex()}' = 'a:2'",
             f"peers.{A.hex()}: this DID has a route already, in another spelling. Keep one",
@@ -266,3 +280,85 @@ def test_the_library_reads_the_peers_file_of_the_command_line(
         else:
             monkeypatch.setenv("SIGNEDWIRE_PEERS", value)
         assert len(RoutingTable.load()) == 0
+
+
+class TestCap:
+    @pytest.mark.parametrize(
+        ("value", "rate"),
+        [
+            ("2MB/s", 2e6),
+            ("300 kB/s", 3e5),
+            ("64KiB/s", 65536.0),
+            ("1.5 GiB/s", 1.5 * 2**30),
+            ("3MiB/s", 3 * 2**20),
+            ("1GB/s", 1e9),
+            (1000, 1000.0),
+            (1234.5, 1234.5),
+            (10**12, 1e12),
+            (None, None),
+        ],
+    )
+    def test_each_form_is_saved_and_loaded_the_same(
+        self, tmp_path: Path, value: float | str | None, rate: float | None
+    ) -> None:
+        table = RoutingTable({B: "b:1"})
+        table.update(A, "a:1", max_rate=value)
+        table.save(tmp_path / "peers.toml")
+        again = RoutingTable.load(tmp_path / "peers.toml")
+        for each in (table, again, pickle.loads(pickle.dumps(table)), RoutingTable(table)):
+            assert (each.max_rate(str(A)), each.max_rate(B)) == (rate, None)
+            assert dict(each) == dict(table)
+
+    def test_it_is_saved_with_a_unit(self, tmp_path: Path) -> None:
+        table = RoutingTable()
+        table.update(A, "a:1", max_rate=2_000_000)
+        table.save(tmp_path / "peers.toml")
+        line = f'"{A}" = {{ address = "a:1", max_rate = "2MB/s" }}'
+        assert (tmp_path / "peers.toml").read_text().splitlines()[1:] == [line]
+
+    def test_a_change_is_a_new_version_and_is_told(self) -> None:
+        told: list[int] = []
+
+        class Watcher:
+            def look(self) -> None:
+                told.append(table.version)
+
+        table, watcher = RoutingTable({A: "a:1"}), Watcher()
+        table.watch(watcher.look)
+        table.update(A, "a:1", max_rate="2MB/s")
+        table.update(A, "a:1", max_rate=2e6)
+        table.update(A, "a:1")
+        table.update(A, "a:2")
+        assert table.max_rate(A) == 2e6
+        table.update(A, "a:2", max_rate=None)
+        assert table.max_rate(A) is None
+        table.update(A, "a:2", max_rate=1000)
+        assert table.remove(A)
+        assert not table.remove(A)
+        assert told == [2, 3, 4, 5, 6]
+        table.update(A, "a:2")
+        assert table.max_rate(A) is None
+
+    @pytest.mark.parametrize(
+        ("value", "kind"),
+        [
+            ("2mb/s", ValueError),
+            ("2MB", ValueError),
+            ("-2MB/s", ValueError),
+            ("1e3kB/s", ValueError),
+            ("0.9kB/s", ValueError),
+            ("", ValueError),
+            (999, ValueError),
+            (0, ValueError),
+            (float("nan"), ValueError),
+            (float("inf"), ValueError),
+            (10**400, ValueError),
+            (True, TypeError),
+            (b"2MB/s", TypeError),
+        ],
+    )
+    def test_a_wrong_one_changes_nothing(self, value: object, kind: type[Exception]) -> None:
+        table = RoutingTable({A: "a:1"})
+        with pytest.raises(kind, match=r"^max_rate=.*; write bytes per second, or a text such as"):
+            table.update(A, "a:2", max_rate=value)  # type: ignore[arg-type]
+        assert (table.version, table.resolve(A)) == (1, Address("a", 1))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum
@@ -28,6 +29,7 @@ __all__ = [
     "Until",
     "as_bytes",
     "as_did",
+    "as_rate",
     "as_seconds",
     "as_subject",
     "chosen",
@@ -37,6 +39,7 @@ __all__ = [
     "priority_of",
     "payload_type_of",
     "printable",
+    "rate_text",
     "shown",
     "whole_number",
 ]
@@ -76,6 +79,17 @@ _CHUNK: Final = 256
 _CHUNK_BYTES: Final = 1024 * 1024
 _MAX_SECONDS: Final = 1_000_000_000
 _SHOWN: Final = 60
+_RATE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(kB|MB|GB|KiB|MiB|GiB)/s", re.ASCII)
+_UNITS: Final = {
+    "GB": 10**9,
+    "MB": 10**6,
+    "kB": 10**3,
+    "GiB": 2**30,
+    "MiB": 2**20,
+    "KiB": 2**10,
+}
+_LEAST_RATE: Final = 1000
+_MOST_RATE: Final = 10**12
 
 
 def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
@@ -286,6 +300,42 @@ def as_seconds(value: object, argument: str = "timeout") -> float | None:
             f"{argument}={shown(value)} is not a number of seconds, 0 or more; None sets no limit"
         )
     return None if value > _MAX_SECONDS else float(value)
+
+
+def as_rate(value: object, argument: str = "max_rate") -> float | None:
+    """Return a rate in bytes per second; `None`: no cap.
+
+    Args:
+        value: A number of bytes per second, or a text such as "2MB/s", "300 kB/s" or "64KiB/s".
+        argument: The name of the argument, for the error.
+
+    Raises:
+        TypeError: `value` is neither a number nor a text. A bool is no number.
+        ValueError: the text is no rate, or the rate is not from 1 kB/s to 1000 GB/s.
+    """
+    if value is None:
+        return None
+    hint = 'write bytes per second, or a text such as "2MB/s", "300 kB/s" or "64KiB/s"'
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise TypeError(f"{argument}={shown(value)} is {_kind(value)}; {hint}")
+    rate: float = 0
+    if not isinstance(value, str):
+        rate = value
+    elif (match := _RATE.fullmatch(value.strip())) is None:
+        raise ValueError(f"{argument}={shown(value)} is not a rate; {hint}")
+    else:
+        rate = float(match[1]) * _UNITS[match[2]]
+    if not _LEAST_RATE <= rate <= _MOST_RATE:  # written so that NaN is refused too
+        raise ValueError(f"{argument}={shown(value)} is not from 1 kB/s to 1000 GB/s; {hint}")
+    return float(rate)
+
+
+def rate_text(rate: float) -> str | None:
+    """Return the text that `as_rate()` reads as this rate; `None`: no unit gives a whole number."""
+    for unit, size in _UNITS.items():
+        if rate % size == 0:
+            return f"{rate / size:.0f}{unit}/s"
+    return None
 
 
 def whole_number(value: object, argument: str, *, least: int = 0) -> int:

@@ -238,10 +238,14 @@ class FakeRoutes:
 
     def __init__(self) -> None:
         self.version = 0
+        self.max_rates: dict[Did, float] = {}
         self._addresses: dict[Did, Target] = {}
 
     def resolve(self, did: Did) -> Target | None:
         return self._addresses.get(did)
+
+    def max_rate(self, did: Did) -> float | None:
+        return self.max_rates.get(did)
 
     def put(self, did: Did, address: Target | None) -> None:
         self.version += 1

@@ -321,6 +321,35 @@ class TestRouteAdded:
         assert not desk.host.soon
 
 
+class TestCap:
+    @pytest.mark.parametrize("is_dialed", [True, False])
+    def test_a_link_has_it_from_its_opening_on(self, *, is_dialed: bool) -> None:
+        desk = Desk()
+        desk.route()
+        desk.routes.max_rates[BOB.did] = 5000.0
+        window = desk.link(is_dialed=is_dialed).window
+        assert window is not None
+        assert window.max_rate == 5000.0
+        other = desk.link(EVE).window
+        assert other is not None
+        assert other.max_rate is None
+
+    def test_an_open_link_follows_the_table(self) -> None:
+        desk = Desk()
+        window = desk.link().window
+        assert window is not None
+        for rate in (5000.0, 6000.0):
+            desk.routes.max_rates[BOB.did] = rate
+            desk.endpoint.on_routes()
+            desk.endpoint.on_routes()
+            desk.host.run()
+            assert window.max_rate == rate
+        desk.routes.max_rates.clear()
+        desk.endpoint.on_routes()
+        desk.host.run()
+        assert window.max_rate is None
+
+
 class TestDenied:
     @pytest.mark.parametrize(
         "place",

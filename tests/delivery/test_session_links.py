@@ -580,10 +580,10 @@ class TestStatus:
         assert (status.window, status.bytes_in_flight) == (16 * 1024, 0)
         assert link.window is not None
         link.window.note_written(1000, 1.0)
-        link.window.note_full()
+        link.window.note_full(1.0)
         link.window.note_read(500, 0.0, 1.1)
         link.window.note_written(2000, 1.1)
-        link.window.note_full()
+        link.window.note_full(1.1)
         link.window.note_read(2000, 0.1, 1.3)
         busy = session.status()
         assert busy.rate == pytest.approx(15_000)

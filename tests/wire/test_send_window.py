@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from signedwire.wire.link_frames import MAX_BODY
 from signedwire.wire.send_window import SendWindow
 
 KIB = 1024
+KB = 1e3
 MB = 1e6
 NEVER = 10**9
 
@@ -38,6 +40,8 @@ class Path:
     read: int = 0
     waits: list[tuple[float, float]] = field(default_factory=list)
     """Instants, and how long an urgent byte that is written then is in the queue."""
+    on_write: Callable[[float, int], None] = lambda now, size: None
+    """Gets the instant and the bytes of each part that is written."""
 
     def __post_init__(self) -> None:
         self._events: list[Any] = []
@@ -82,7 +86,7 @@ class Path:
         while self.is_wanted(self.now):
             room = window.room(self.now)
             if room <= 0:
-                window.note_full()
+                window.note_full(self.now)
                 due = window.next_room(self.now)
                 if due is not None:
                     self._wake_at(due + 1e-6)
@@ -101,6 +105,7 @@ class Path:
             self._at(when, self._pump)
 
     def _send(self, size: int) -> None:
+        self.on_write(self.now, size)
         start = max(self.now, self._free_at)
         self._tokens = min(self.burst, self._tokens + (start - self._filled_at) * self.rate)
         if self._tokens >= size:
@@ -234,7 +239,7 @@ class TestRoom:
         assert window.room(5.0) == 0
         assert window.next_room(5.0) is None
         states = [window.has_more]
-        window.note_full()
+        window.note_full(5.0)
         states.append(window.has_more)
         assert states == [False, True]
         assert window.under_way == 16 * KIB
@@ -279,3 +284,102 @@ class TestRoom:
         window.note_written(NEVER, 1.25)
         assert window.urgent_room(20 * KIB, 1.25) == 20 * KIB
         assert window.urgent_room(64 * KIB, 3.0) == 64 * KIB
+
+
+class TestCap:
+    """`max_rate`."""
+
+    @staticmethod
+    def capped(rate: float, cap: float | None, delay: float = 0.005, **terms: Any) -> Path:
+        path = Path(rate, delay, **terms)
+        path.window.max_rate = cap
+        return path
+
+    @staticmethod
+    def most_written(path: Path, since: float, until: float, span: float = 0.1) -> int:
+        """Go on until then; return the most bytes that were written in any such span."""
+        path.run(since)
+        writes: deque[tuple[float, int]] = deque()
+        path.on_write = lambda at, size: writes.append((at, size))
+        path.run(until)
+        most = total = 0
+        recent: deque[tuple[float, int]] = deque()
+        for at, size in writes:
+            recent.append((at, size))
+            total += size
+            while recent[0][0] <= at - span:
+                total -= recent.popleft()[1]
+            most = max(most, total)
+        return most
+
+    @pytest.mark.parametrize("delay", [0.0001, 0.01, 0.1])
+    @pytest.mark.parametrize("cap", [KB, 20 * KB, 0.3 * MB, 3 * MB])
+    def test_it_holds_over_any_100_ms_and_is_reached(self, cap: float, delay: float) -> None:
+        path = self.capped(10 * MB, cap, delay)
+        most = self.most_written(path, 0, 2)
+        assert most <= 0.12 * cap + path.window.part
+        span = 50 if cap == KB else 4
+        assert 0.95 <= path.goodput(4, 4 + span) * path.rate / cap <= 1.05
+
+    @pytest.mark.parametrize(("cap", "burst"), [(KB, 2 * KIB), (0.3 * MB, 6000), (3 * MB, 60_000)])
+    def test_the_first_burst_is_20_ms_or_one_part(self, cap: float, burst: int) -> None:
+        window = SendWindow()
+        window.max_rate = cap
+        room, part = window.room(5.0), window.part
+        assert max(room, part) == min(burst, 16 * KIB)
+
+    def test_it_holds_for_a_part_that_takes_longer_than_20_ms(self) -> None:
+        window = SendWindow()
+        window.max_rate = KB
+        assert window.room(5.0) > 0
+        window.note_written(2000, 5.0)
+        assert window.room(5.0) <= 0
+        due = window.next_room(5.0)
+        assert due == pytest.approx(6.99)
+        assert due is not None
+        assert window.room(due - 0.02) <= 0 < window.room(due)
+
+    def test_what_waits_for_the_cap_alone_does_not_lower_the_rate(self) -> None:
+        path = self.capped(3 * MB, None).run(3)
+        rate = path.window.rate
+        path.window.max_rate = 0.3 * MB
+        path.run(20)
+        assert path.window.rate == pytest.approx(rate, rel=0.05)
+        path.window.max_rate = None
+        assert path.goodput(21, 23) >= 0.95
+
+    def test_a_path_that_is_slower_than_the_cap_has_a_short_queue(self) -> None:
+        path = self.capped(0.3 * MB, MB)
+        assert path.goodput(2, 9) >= 0.95
+        assert path.worst_wait(2) <= 0.06
+
+    def test_a_path_that_becomes_slower_than_the_cap(self) -> None:
+        path = self.capped(10 * MB, MB).run(3)
+        path.rate = 0.3 * MB
+        assert path.run(8).window.rate == pytest.approx(0.3 * MB, rel=0.05)
+        assert path.worst_wait(3) <= 0.25
+        assert path.worst_wait(5) <= 0.06
+
+    def test_urgent_bytes_do_not_wait_for_it_but_count(self) -> None:
+        window = SendWindow()
+        window.max_rate = 10 * KB
+        window.note_written(4 * KIB, 1.0)
+        assert window.room(1.0) <= 0
+        assert window.urgent_room(10_000, 1.0) == 10_000
+        window.note_written(window.written + 10_000, 1.0, is_urgent=True)
+        due = window.next_room(1.0)
+        assert due == pytest.approx(1.0 + (4 * KIB + 10_000) / (10 * KB) - 0.01)
+
+    def test_a_change_counts_at_once(self) -> None:
+        window = SendWindow()
+        window.max_rate = KB
+        window.note_written(2000, 1.0)
+        window.max_rate = MB
+        assert window.room(1.01) > 0
+        window.max_rate = KB
+        assert window.room(1.01) <= 0
+        window.max_rate = None
+        assert window.room(1.01) == 16 * KIB - 2000
+        window.note_written(3000, 1.02)
+        window.max_rate = KB
+        assert window.room(1.03) == 20

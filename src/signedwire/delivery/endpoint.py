@@ -63,6 +63,7 @@ class Endpoint:
         self.context = context
         self._host: Host = context.host
         self._config = context.host.config
+        self._routes = routes
         self.access = context.access
         """The access list, which decides which DIDs are denied."""
         self.inbox = context.inbox
@@ -168,6 +169,7 @@ class Endpoint:
         else:
             session.link_opened(link, hello)
             self.sessions.touch(session)
+            self._set_max_rate(session, link)
             # Messages in flight were written to another link, which this one replaces.
             self._put_back(session, session.sender.streams.take_unanswered(), is_fault=False)
             # Before anything is written: a message that ends here might arrive twice.
@@ -290,14 +292,28 @@ class Endpoint:
             session.wait_for_return(self._give_up_stranded)
 
     def on_routes(self) -> None:
-        """Send to peers that had no route, because the routing table has changed. Any thread."""
+        """Follow the routing table in the next turn of the loop: it has changed. Any thread."""
         if self._host.is_open and not self._is_look_due:
             self._is_look_due = True
-            self._host.call_soon(self.send_stranded)
+            self._host.call_soon(self._follow_routes)
+
+    def _follow_routes(self) -> None:
+        self._is_look_due = False  # first, so that no change is missed that comes meanwhile
+        for session in self.sessions.all():
+            if session.link is not None and self._set_max_rate(session, session.link):
+                session.link.pump()  # what waits may go earlier now
+        self.send_stranded()
+
+    def _set_max_rate(self, session: PeerSession, link: LinkPort) -> bool:
+        """Cap what a link sends as the route says; return whether that is a change."""
+        window, max_rate = link.state.window, self._routes.max_rate(session.did)
+        if window is None or window.max_rate == max_rate:
+            return False
+        window.max_rate = max_rate
+        return True
 
     def send_stranded(self) -> None:
         """Send the queues of peers that had neither a link nor a route, after a route changed."""
-        self._is_look_due = False  # first, so that no change is missed that comes meanwhile
         for session in self.sessions.senders():
             is_stranded = session.link is None and session.sender.dialer is None
             if is_stranded and session.sender.lanes:

@@ -58,7 +58,7 @@ class Timer(Protocol):
 
 
 class Routes(Protocol):
-    """The addresses of DIDs."""
+    """The addresses of DIDs, and the caps on what is sent to them."""
 
     @property
     def version(self) -> int:
@@ -66,6 +66,9 @@ class Routes(Protocol):
 
     def resolve(self, did: Did) -> Target | None:
         """Return the address of a DID; `None`: none is known."""
+
+    def max_rate(self, did: Did) -> float | None:
+        """Return the most bytes per second that are sent to a DID; `None`: there is no cap."""
 
 
 class Host(Protocol):

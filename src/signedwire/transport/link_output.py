@@ -147,7 +147,7 @@ class LinkOutput:
             data += more
             if most <= 0 or session.outgoing.top >= priority:
                 break
-        session.outgoing.window.note_full()
+        session.outgoing.window.note_full(now)
         self._pump_later(session.outgoing.window.next_room(now), now)
         return data
 

@@ -8,6 +8,10 @@ whatever buffers lie on the path. The rule is that of BBR without its pacing [1]
 end in the peer's node instead of its kernel. So it also holds over a proxy or a relay, which
 acknowledge bytes that the peer does not have yet.
 
+The sending rate may also have a cap, `max_rate`. A debt grows with each byte and shrinks at that
+rate. More is written when the debt is less than 20 ms of the rate. The measured rate does not fall
+while the cap alone limits.
+
 [1] Cardwell, Cheng, Gunn, Hassas Yeganeh, Jacobson: BBR: Congestion-Based Congestion Control.
     ACM Queue 14(5), 2016.
 """
@@ -41,6 +45,9 @@ _PROBE_PATIENCE: Final = 2
 """Number of full round trips without a rise that end the larger window."""
 _RISE: Final = 1.1
 """A rate that is so much higher is not chance."""
+_CAP_GAIN: Final = 2
+"""With a cap, the window is at most so many times what the cap lets pass. So it is full only if
+the path is slower than the cap."""
 _PATIENCE: Final = 3
 """Number of full round trips without a rise that end the start, as a longer queue also does."""
 _URGENT_RATE: Final = 64 * 1024
@@ -78,6 +85,8 @@ class SendWindow:
     """
 
     __slots__ = (
+        "_debt",
+        "_debt_at",
         "_drain_end",
         "_heard_at",
         "_is_full",
@@ -97,6 +106,7 @@ class SendWindow:
         "has_more",
         "is_starting",
         "least_round_trip",
+        "max_rate",
         "rate",
         "read",
         "received",
@@ -118,12 +128,16 @@ class SendWindow:
         """Whether the rate still rises with the window."""
         self.has_more = False
         """Whether bytes had to wait at the last write."""
+        self.max_rate: float | None = None
+        """The cap, in bytes per second; `None`: there is none. It may change at any time."""
         self._sent: deque[_Sent] = deque(maxlen=_MAX_SENT)
         self._rates: deque[float] = deque(maxlen=_ROUNDS)
         self._leaves_at = 0.0
         """When the last byte has left for the path, if it carries the rate."""
         self._heard_at = 0.0
         """When the last READ came."""
+        self._debt = self._debt_at = 0.0
+        """Bytes at the last write that the cap had not let pass yet, and the instant."""
         self._is_full = False
         """Whether bytes had to wait in this round trip because the window was full."""
         self._urgent_until = 0.0
@@ -150,7 +164,10 @@ class SendWindow:
             return _FIRST
         if self._drain_end is not None:
             return self.part
-        return max(self.part, int(self._gain * self.rate * (self.least_round_trip + self._queue)))
+        rate = self._gain * self.rate
+        if self.max_rate is not None:
+            rate = min(rate, _CAP_GAIN * self.max_rate)
+        return max(self.part, int(rate * (self.least_round_trip + self._queue)))
 
     @property
     def _gain(self) -> float:
@@ -172,9 +189,10 @@ class SendWindow:
     @property
     def part(self) -> int:
         """Bytes that one part may have, so that an urgent one need not wait long behind it."""
-        if not self.rate:
-            return _FIRST // 4
-        return max(_LEAST_PART, min(MAX_BODY, int(self.rate * _PART_TIME)))
+        most = min(MAX_BODY, int(self.rate * _PART_TIME)) if self.rate else _FIRST // 4
+        if self.max_rate is not None:
+            most = min(most, int(self.max_rate * _PART_TIME))
+        return max(_LEAST_PART, most)
 
     @property
     def under_way(self) -> int:
@@ -183,6 +201,11 @@ class SendWindow:
 
     def room(self, now: float) -> int:
         """Return the bytes that may be written now; 0 or less: none."""
+        room = self._path_room(now)
+        return room if self.max_rate is None else min(room, self._capped_room(now, self.max_rate))
+
+    def _path_room(self, now: float) -> int:
+        """Return the bytes that may be written now as if there were no cap."""
         room = self.size - self.under_way
         if self.rate:
             # Else a window that is written at once, after a pause, would wait in one place.
@@ -190,24 +213,37 @@ class SendWindow:
             room = min(room, int(left * self._pace))
         return room
 
+    def _capped_room(self, now: float, max_rate: float) -> int:
+        """Return the bytes that the cap lets pass now; 0 or less: none."""
+        return int(_QUEUE * max_rate - self._debt_left(now, max_rate))
+
+    def _debt_left(self, now: float, max_rate: float) -> float:
+        return max(0.0, self._debt - max(0.0, now - self._debt_at) * max_rate)
+
     def next_room(self, now: float) -> float | None:
         """Return when there is room although no READ comes; `None`: READ alone gives room."""
         if self.under_way >= self.size:
             return None
-        return max(now, self._leaves_at - _QUEUE / 2)
+        due = self._leaves_at - _QUEUE / 2
+        if self.max_rate is not None:
+            due = max(due, now + self._debt_left(now, self.max_rate) / self.max_rate - _QUEUE / 2)
+        return max(now, due)
 
     def urgent_room(self, size: int, now: float) -> int:
         """Return `size` if so many urgent bytes may be written now although the window is full.
 
-        They may be 64 KiB at once, and 64 KiB a second.
+        They may be 64 KiB at once, and 64 KiB a second. They count for the cap, but do not wait
+        for it.
         """
         used = max(0.0, self._urgent_until - now) * _URGENT_RATE
         return size if used + size <= _URGENT_RATE else 0
 
-    def note_full(self) -> None:
-        """Note that bytes wait because the window is full."""
+    def note_full(self, now: float) -> None:
+        """Note that bytes wait because the window is full, or for the cap."""
         self.has_more = True
-        self._is_full = self._drain_end is None
+        cap = self.max_rate
+        if cap is None or self._path_room(now) <= self._capped_room(now, cap):
+            self._is_full = self._drain_end is None
 
     def note_written(self, written: int, now: float, *, is_urgent: bool = False) -> None:
         """Note that `written` bytes of batches were written so far, the last of them now.
@@ -223,6 +259,11 @@ class SendWindow:
         if self.rate:
             paced = (written - self.written) / self._pace
             self._leaves_at = max(self._leaves_at, now) + paced
+        if self.max_rate is not None:
+            self._debt = self._debt_left(now, self.max_rate) + written - self.written
+            self._debt_at = now
+        else:
+            self._debt = 0.0
         before, self.written = self.written, written
         self._sent.append(_Sent(before, written, now, self.rate > 0))
 
