@@ -375,7 +375,6 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             ClosedError: the node is not started.
             WrongContextError: see `receive()`.
         """
-        self._check_here(is_open=False)
         return self._core.reader.messages()
 
     def _check_here(self, *, is_open: bool = True) -> None:

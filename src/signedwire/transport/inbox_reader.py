@@ -72,7 +72,9 @@ class InboxReader:
 
     async def messages(self) -> AsyncIterator[Message]:
         """Yield each message as it comes, until the node is closed. See `Node.messages()`."""
-        turns = Turns()
+        home, turns = self._runtime.home, Turns()
+        home.check_here()
+        home.check_begun()
         while True:
             while (message := self.take()) is not None:
                 yield message
