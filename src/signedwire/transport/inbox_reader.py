@@ -72,9 +72,9 @@ class InboxReader:
 
     async def messages(self) -> AsyncIterator[Message]:
         """Yield each message as it comes, until the node is closed. See `Node.messages()`."""
-        home, turns = self._runtime.home, Turns()
-        home.check_here()
-        home.check_begun()
+        self._runtime.home.check_here()
+        self._runtime.home.check_begun()
+        turns = self._turns
         while True:
             while (message := self.take()) is not None:
                 yield message
@@ -86,7 +86,6 @@ class InboxReader:
                 raise
             except ClosedError:
                 return
-            turns.begin()
             yield message
 
     def wait(self, timeout: float | None) -> Message:
