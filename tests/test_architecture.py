@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "clock": set(),
     "environment": {"errors"},
     "types": {"states", "base_errors", "clock"},
-    "home": {"errors"},
+    "home": {"errors", "clock"},
     "folders": set(),
     "streams": set(),
     "resources": {"errors"},

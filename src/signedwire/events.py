@@ -116,7 +116,7 @@ class LoopStalled:
     """The event loop of this node stalled, so that its timers were late."""
 
     seconds: float
-    """Delay of the timers in seconds."""
+    """Delay of a timer in seconds. The stall took as long, or longer."""
 
 
 @dataclass(frozen=True, slots=True)

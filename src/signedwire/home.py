@@ -15,11 +15,14 @@ import os
 import threading
 from typing import ClassVar, Final, NoReturn
 
+from signedwire.clock import monotonic
 from signedwire.errors import ClosedError, WrongContextError
 
-__all__ = ["Bound", "Home", "Phase", "running_loop"]
+__all__ = ["Bound", "Home", "Phase", "Turns", "running_loop"]
 
 _MAKE_ANOTHER: Final = "Make a new one after the fork"
+_TURN: Final = 0.002
+"""Seconds for which a caller may keep the event loop."""
 
 
 class Bound:
@@ -70,6 +73,32 @@ class _Forks:
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_Forks.add)
+
+
+class Turns:
+    """Gives the event loop a turn when one caller has kept it for 2 ms. For the event loop alone.
+
+    An iterator that has an item for each step never suspends its caller. Then the loop reads no
+    socket, so an urgent message waits behind all items, and peers take the silence for a dead node.
+    """
+
+    __slots__ = ("_began",)
+
+    def __init__(self) -> None:
+        self._began = monotonic()
+
+    def begin(self) -> None:
+        """Note that the caller has just waited, so that the event loop has run."""
+        self._began = monotonic()
+
+    def is_over(self) -> bool:
+        """Whether the caller has kept the event loop for 2 ms. Then it awaits `give()`."""
+        return monotonic() - self._began >= _TURN
+
+    async def give(self) -> None:
+        """Suspend the caller, so that the event loop runs once."""
+        await asyncio.sleep(0)
+        self._began = monotonic()
 
 
 class Home:

@@ -39,7 +39,6 @@ from signedwire.errors import (
     ClosedError,
     EvidenceLogError,
     StoreError,
-    WrongContextError,
 )
 from signedwire.events import Event
 from signedwire.evidence.log import EvidenceLog
@@ -366,27 +365,17 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         """
         return self._core.reader.receive(0)
 
-    async def messages(self) -> AsyncIterator[Message]:
+    def messages(self) -> AsyncIterator[Message]:
         """Yield each message as it comes, in the order of `receive()`, until `close()`.
 
-        Cancelling loses no message.
+        Cancelling loses no message. While messages wait, the event loop gets a turn after each
+        2 ms that the caller has taken, so that the node goes on reading and answering.
 
         Raises:
             ClosedError: the node is not started.
             WrongContextError: see `receive()`.
         """
-        self._check_here(is_open=False)
-        take = self._core.reader.take
-        while True:
-            while (message := take()) is not None:
-                yield message
-            try:
-                message = await self.receive()
-            except WrongContextError:
-                raise
-            except ClosedError:
-                return
-            yield message
+        return self._core.reader.messages()
 
     def _check_here(self, *, is_open: bool = True) -> None:
         """Raise unless a coroutine of this node can do its work in the running event loop."""

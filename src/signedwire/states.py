@@ -23,7 +23,7 @@ class DeliveryState(enum.StrEnum):
     PERSISTED = "persisted"
     """The message waits in the store of its node, and a crash does not lose it."""
     WRITTEN = "written"
-    """The operating system has the message, or at most 64 KiB wait before it."""
+    """The operating system has the message, or may have had it when its connection ended."""
     ACCEPTED = "accepted"
     """The peer has verified the message and will give it to its application, once."""
     HANDLED = "handled"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 
@@ -29,6 +30,7 @@ from signedwire import (
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
 from signedwire.sending import wait_for_room
+from signedwire.transport import runtime as runtime_module
 from signedwire.transport.core import NodeCore
 from signedwire.transport.tcp import TcpNetwork
 from wirekit import (
@@ -360,3 +362,20 @@ async def test_a_blocking_receive_in_the_loop_would_never_end() -> None:
         assert bob.core.reader.receive(0) is None
         with pytest.raises(RuntimeError, match="own thread"):
             bob.core.reader.receive(None)
+
+
+@on_asyncio
+async def test_one_stall_is_reported_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each link notices it by its own timer, and says how late that was."""
+    now = 100.0
+    monkeypatch.setattr(runtime_module, "monotonic", lambda: now)
+    async with OpenCore() as core:
+        with caplog.at_level(logging.WARNING):
+            for late in (3.2, 6.5, 1.1):
+                core.core.runtime.note_stall(late)
+                now += 0.01
+            now += 3.5
+            core.core.runtime.note_stall(2.0)
+    assert [record.args for record in caplog.records] == [(3.2,), (2.0,)]

@@ -32,7 +32,7 @@ from signedwire.transport.link_state import LinkState
 from signedwire.transport.room_wait import RoomWait
 from signedwire.transport.tls import TlsIdentity
 from signedwire.transport.tls_channel import TlsChannel
-from signedwire.types import Credit, Did, Priority, Reason
+from signedwire.types import Credit, DeliveryState, Did, Priority, Reason
 from signedwire.wire import link_frames as frames
 from signedwire.wire.header import stream_of
 from signedwire.wire.session import BatchReceived, Closed, HelloReceived, Session
@@ -382,7 +382,8 @@ class Output:
         self.sender = Sender(count)
         self.stream = cast("Any", Stream())
         self.lingering = Lingering()
-        self.socket = LinkSocket(Counters(), self.lingering)
+        self.counters = Counters()
+        self.socket = LinkSocket(self.counters, self.lingering)
         self.socket.open(self.stream)
         loop = asyncio.get_running_loop()
         self.state = LinkState(None, 0.0, loop.create_future())
@@ -507,6 +508,20 @@ class TestLinkOutput:
         assert out.frames() == ["Part"] * 3
         assert out.batches == 1
         out.answers.end()
+
+    @on_asyncio
+    async def test_what_the_system_may_have_taken_at_the_end_is_written(self) -> None:
+        out = Output()
+        out.stream.pending = 1
+        taken, unsent = (
+            OutgoingMessage(SendOptions(BOB.did, Priority.NORMAL), id_of(n)) for n in range(2)
+        )
+        out.socket.expect_written([taken])
+        out.socket.write(b"a batch")
+        assert (taken.state, out.counters.messages_sent) == (DeliveryState.QUEUED, 0)
+        out.output.end()
+        assert (taken.state, out.counters.messages_sent) == (DeliveryState.WRITTEN, 1)
+        assert unsent.state is DeliveryState.QUEUED
 
     @on_asyncio
     async def test_no_batch_while_the_socket_is_full(self) -> None:

@@ -793,7 +793,7 @@ async def test_close_keeps_its_time(state: str) -> None:
 @on_both_loops
 async def test_close_lets_out_what_is_queued() -> None:
     with RawServer() as server:
-        async with OpenCore(roomy()) as sender:
+        async with OpenCore(roomy(close_timeout=LIMIT)) as sender:
             sender.routing.update(BOB.did, server.address)
             receipts = [sender.post(BIG) for _ in range(1000)]
             closing = asyncio.create_task(sender.core.close())

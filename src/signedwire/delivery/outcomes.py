@@ -12,7 +12,7 @@ from signedwire.arguments import Until, as_seconds
 from signedwire.clock import monotonic
 from signedwire.delivery.receipt import Receipt, future_waker
 from signedwire.errors import SignedWireError
-from signedwire.home import running_loop
+from signedwire.home import Turns, running_loop
 from signedwire.types import DeliveryState
 
 __all__ = ["as_completed", "as_completed_blocking"]
@@ -49,17 +49,20 @@ async def _in_loop(
     levels: dict[Receipt, DeliveryState], timeout: float | None
 ) -> AsyncGenerator[Receipt]:
     loop = running_loop("as_completed()", "Call signedwire.sync.as_completed() in a thread")
-    waiting = _Waiting(levels, timeout)
+    waiting, turns = _Waiting(levels, timeout), Turns()
     try:
         while True:
             changed: asyncio.Future[None] = loop.create_future()
             waiting.wake = future_waker(loop, changed)
             for receipt in waiting.take():
                 yield receipt
+                if turns.is_over():
+                    await turns.give()
             if waiting.is_over:
                 return
             if waiting.may_sleep():
                 await asyncio.wait({changed}, timeout=waiting.pause())
+                turns.begin()
     finally:
         waiting.end()
 

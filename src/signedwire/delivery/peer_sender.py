@@ -409,6 +409,7 @@ class PeerSender:
         if message.was_written and not message.is_final:  # it is in the buffer of a connection
             self.end_half_sent()
             if not message.is_final:
+                message.transition(DeliveryState.WRITTEN, unix_time_us())
                 self._expire(message, is_in_flight=True)
 
     def _expire(self, message: OutgoingMessage, *, is_in_flight: bool = False) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import AsyncIterator
 
 from signedwire.clock import monotonic
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import future_waker
-from signedwire.errors import ClosedError
+from signedwire.errors import ClosedError, WrongContextError
+from signedwire.home import Turns
 from signedwire.transport.runtime import Runtime
 from signedwire.types import Reason, unix_time_us
 
@@ -31,6 +33,7 @@ class InboxReader:
         self._denied = endpoint.denials
         self._inbox = endpoint.inbox
         self._acks_at_once = runtime.config.ack == "auto"
+        self._turns = Turns()
 
     async def arrive(self, timeout: float | None) -> Message:
         """Wait for the next message, in the node's event loop. Cancelling loses none.
@@ -39,6 +42,8 @@ class InboxReader:
             ClosedError: the node was not started, or it is closed and its inbox is empty.
             TimeoutError: `timeout` seconds passed first.
         """
+        if self._turns.is_over():  # first, so that cancelling loses no message
+            await self._turns.give()
         message = self.take()
         if message is not None:
             return message
@@ -58,11 +63,30 @@ class InboxReader:
                             await arrived
                         finally:
                             self._inbox.forget(wake)
+                            self._turns.begin()
                     message = self.take()
                     if message is not None:
                         return message
         except TimeoutError:
             raise no_message(timeout) from None
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """Yield each message as it comes, until the node is closed. See `Node.messages()`."""
+        self._runtime.home.check_here()
+        self._runtime.home.check_begun()
+        turns = self._turns
+        while True:
+            while (message := self.take()) is not None:
+                yield message
+                if turns.is_over():
+                    await turns.give()
+            try:
+                message = await self.arrive(None)
+            except WrongContextError:
+                raise
+            except ClosedError:
+                return
+            yield message
 
     def wait(self, timeout: float | None) -> Message:
         """Wait for the next message as `receive()` does, but raise when `timeout` passes.

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from typing import Final
 
 from signedwire.delivery.endpoint import Endpoint
-from signedwire.events import LoopStalled
-from signedwire.logs import fields
 from signedwire.transport.link_output import LinkOutput
 from signedwire.transport.link_ports import EventPort
 from signedwire.transport.link_state import LinkState
@@ -106,9 +104,7 @@ class LinkEvents:
                 session.send_refusals(peer_session.receiver.failed(event), unix_time_us())
                 session.close(frames.CLOSE_BAD_SIGNATURE, "a batch that you did not sign")
             case StallNoticed(seconds):
-                text = "the event loop stood still for %.1f s; no link is closed for that"
-                self._runtime.log.warning(text, seconds, extra=fields("stall", seconds=seconds))
-                self._runtime.emit(LoopStalled(seconds))
+                self._runtime.note_stall(seconds)
             case Closed():
                 self._on_closed(link, event)
 

@@ -88,7 +88,7 @@ class LinkOutput:
     def end(self) -> None:
         """Send nothing more: the link has ended."""
         self._answers.end()
-        self._socket.forget_unwritten()
+        self._socket.mark_written()
         self._under_way.clear()
         self._ends.clear()
         if self._pump_handle is not None:

@@ -107,14 +107,13 @@ class LinkSocket:
         self._unwritten += messages
 
     def mark_written(self) -> None:
-        """Note that the operating system has taken all bytes: set the state of the messages."""
+        """Set the state of the messages: the operating system has taken all bytes.
+
+        Also at the end of a connection, where it may have taken them.
+        """
         messages, self._unwritten = self._unwritten, []
         self._counters.messages_sent += len(messages)
         transition_all(messages, DeliveryState.WRITTEN, unix_time_us())
-
-    def forget_unwritten(self) -> None:
-        """Forget messages that may not have been written: the link has ended."""
-        self._unwritten = []
 
     def writable(self) -> None:
         """Note that the operating system has taken all bytes."""

@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import random
 import threading
 from collections.abc import Callable
 from typing import Final
 
+from signedwire.clock import monotonic
 from signedwire.config import TransportConfig
 from signedwire.delivery.stranger_room import StrangerRoom
-from signedwire.events import Event, EventQueue
+from signedwire.events import Event, EventQueue, LoopStalled
 from signedwire.home import Home
 from signedwire.identity import Identity
-from signedwire.logs import EventLog
+from signedwire.logs import EventLog, fields
 from signedwire.routing import RoutingTable
 from signedwire.stats import Counters
 from signedwire.transport.drops import Drops
@@ -32,6 +34,8 @@ from signedwire.wire.session import SessionLimits
 __all__ = ["Runtime"]
 
 _LOGGER: Final = "signedwire.transport"
+_ONE_STALL: Final = 1.0
+"""Seconds within which all links have noticed one stall of the event loop."""
 
 
 class Runtime:
@@ -87,6 +91,8 @@ class Runtime:
         """Sequence numbers of v1 envelopes whose messages have none: no store keeps those."""
         self.lingering = Lingering()
         """Links that have ended and still send their last bytes."""
+        self._stalled_at = -math.inf
+        """When the last stall of the event loop was reported."""
         self.is_open = False
         """Whether messages may be sent and received."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -160,6 +166,19 @@ class Runtime:
         return self._tls
 
     # -- events -----------------------------------------------------------------------------
+
+    def note_stall(self, seconds: float) -> None:
+        """Report that the event loop stood still for at least `seconds`, which a link has noticed.
+
+        Other links notice the same stall, each when its timer runs.
+        """
+        now = monotonic()
+        if now - self._stalled_at < max(seconds, _ONE_STALL):
+            return
+        self._stalled_at = now
+        text = "the event loop stood still for %.1f s or more; no link is closed for that"
+        self.log.warning(text, seconds, extra=fields("stall", seconds=seconds))
+        self.emit(LoopStalled(seconds))
 
     def emit(self, event: Event) -> None:
         """Put an event into `Node.events()`."""

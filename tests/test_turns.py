@@ -1,0 +1,98 @@
+"""While messages or outcomes wait, the event loop runs all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import pytest
+
+from signedwire import Message, Node, Receipt, as_completed
+from signedwire.home import Turns
+from tlskit import quick
+from wirekit import ALICE, BOB, eventually, on_asyncio
+
+COUNT: Final = 200
+WORK: Final = 0.001
+"""Seconds that the application takes for each item."""
+
+
+def work(seconds: float) -> None:
+    """Keep the event loop, as an application that computes does."""
+    time.sleep(seconds)
+
+
+async def from_messages(node: Node) -> AsyncIterator[Message]:
+    async for message in node.messages():
+        yield message
+
+
+async def from_receive(node: Node) -> AsyncIterator[Message]:
+    while True:
+        yield await node.receive()
+
+
+class Ticker:
+    """Counts the turns of the event loop."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+        self._task = asyncio.create_task(self._tick())
+
+    async def _tick(self) -> None:
+        while True:
+            self.turns += 1
+            await asyncio.sleep(0)
+
+    async def stop(self) -> int:
+        turns = self.turns
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        return turns
+
+
+@pytest.mark.parametrize("source", [from_messages, from_receive])
+@on_asyncio
+async def test_messages_that_wait(source: Callable[[Node], AsyncIterator[Message]]) -> None:
+    async with Node(ALICE, quick()) as alice, Node(BOB, quick()) as bob:
+        assert bob.address is not None
+        alice.routing.update(bob.did, bob.address)
+        await alice.send_many(bob.did, [b"x"] * COUNT, until="accepted")
+        await eventually(lambda: bob.stats().inbox_messages == COUNT)
+        ticker, taken = Ticker(), 0
+        async for message in source(bob):
+            work(WORK)
+            taken += 1
+            if taken == COUNT // 2:  # what comes now overtakes what waits
+                await alice.send(bob.did, b"stop", priority="critical", until="accepted")
+            if taken == COUNT // 2 + 1:
+                assert message.payload == b"stop"
+            if taken == COUNT + 1:
+                break
+        assert await ticker.stop() >= COUNT * WORK / 0.002 / 3
+
+
+@on_asyncio
+async def test_outcomes_that_wait() -> None:
+    async with Node(ALICE, quick()) as alice, Node(BOB, quick()) as bob:
+        assert bob.address is not None
+        alice.routing.update(bob.did, bob.address)
+        receipts: list[Receipt] = [alice.send_nowait(bob.did, b"x") for _ in range(COUNT)]
+        await eventually(lambda: all(receipt.is_confirmed for receipt in receipts))
+        ticker = Ticker()
+        async for _ in as_completed(receipts, "accepted"):
+            work(WORK)
+        assert await ticker.stop() >= COUNT * WORK / 0.002 / 3
+
+
+@on_asyncio
+async def test_a_wait_begins_a_turn() -> None:
+    turns = Turns()
+    work(0.003)
+    assert turns.is_over()
+    turns.begin()
+    ticker = Ticker()
+    await turns.give()
+    assert await ticker.stop() == 1
