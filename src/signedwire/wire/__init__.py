@@ -21,8 +21,9 @@ timestamp takes the present time.)
   bytes out. `session_events`: its events. `session_limits`: its timeouts. `idle`: its
   limit on frames that carry nothing new. `pings`: PING and PONG. `clock_offset`: how far
   the clock of the peer is from ours. `granted_credit`: what the peer may send.
-  `read_reports`: when READ is sent. `receipt_signer`: makes RECEIPT frames. `batch_signer`:
-  signs batches. `peer_signatures`: verifies what the peer has signed.
+  `read_reports`: when READ is sent. `send_window`: how many bytes of batches may be under way,
+  by the rate and the round trip of the path. `receipt_signer`: makes RECEIPT frames.
+  `batch_signer`: signs batches. `peer_signatures`: verifies what the peer has signed.
 - `joint`: one signature for a receipt and a batch that leave together.
 - `receipt_proof`: an envelope with its recipient's receipt, which anybody can check.
 - `large`: envelopes and receipt proofs that are checked without being held in memory.

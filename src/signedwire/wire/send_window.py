@@ -3,9 +3,9 @@
     window = best rate of the last 10 full round trips × (least round trip + 20 ms)
 
 The rate is what the peer reads, by its READ frames. A window of less than rate × round trip would
-leave the path idle, and each byte beyond that waits in a queue: the 20 ms bound this queue,
-whatever buffers lie on the path. The rule is that of BBR without its pacing [1], with the path's
-end in the peer's node instead of its kernel. So it also holds over a proxy or a relay, which
+leave the path idle. Each byte beyond that waits in a queue, and the 20 ms bound this queue,
+whatever buffers lie on the path. The rule is that of BBR [1], with the path's end in the peer's
+node instead of its kernel. So it also holds over a proxy or a relay, which
 acknowledge bytes that the peer does not have yet.
 
 The sending rate may also have a cap, `max_rate`. A debt grows with each byte and shrinks at that
@@ -72,7 +72,7 @@ class _Sent(NamedTuple):
     begin: int
     """Bytes of batches that were written before it."""
     end: int
-    """Those with it."""
+    """The bytes with it."""
     at: float
     is_paced: bool
     """Whether it was written at a known rate, so that it has not made a queue of its own."""
