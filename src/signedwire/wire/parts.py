@@ -315,7 +315,7 @@ class OutgoingBatches:
         read = report.bytes_read
         if not self.window.read <= read <= self.bytes_out:
             raise peer_sent("a READ that does not fit what was sent")
-        self.window.note_read(read, report.age_us / 1e6, now)
+        self.window.note_read(read, report.age_us / 1e6, report.read_at_us / 1e6, now)
         if not self._free_reads:
             return 1
         self._free_reads -= 1

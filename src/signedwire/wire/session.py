@@ -495,7 +495,6 @@ class Session:
                 Reason.PROTOCOL_ERROR, "the peer sent more than it was granted"
             )
         batch = self._incoming.add(part, now)
-        self.outgoing.window.received = self._incoming.bytes_in
         if self._reads.note(self._incoming.bytes_in, now, self._precise_now):
             self._report_read(self._precise_now)
         if batch is None:
@@ -549,7 +548,7 @@ class Session:
     def _handle_pong(self, pong: Pong, now: float) -> None:
         round_trip = self.pings.measure(pong, self._precise_now)
         if round_trip is not None:
-            self.outgoing.window.note_ping(round_trip, self._precise_now)
+            self.outgoing.window.note_ping(round_trip)
 
     def _handle_close(self, close: Close, now: float) -> None:
         self._close(Closed(close.code, close.reason, is_by_peer=True))
