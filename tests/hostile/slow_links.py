@@ -196,12 +196,14 @@ class Measured:
             return f"{'-':>6}" if value is None else f"{value:6.2f}"
 
         cpu = "/".join(f"{100 * one:.0f}" for one in self.cpu)
-        telemetry = f"{self.telemetry:.0f}/{1e3 * self.telemetry_longest:.0f}"
+        telemetry = "-"
+        if self.row.telemetry:
+            telemetry = f"{self.telemetry:.0f}/{1e3 * self.telemetry_longest:.0f}"
         return (
             f"{self.row.name:30}{len(self.confirmed):5}{shown(self.arrived)}"
             f"{shown(self.confirmed)}{1e3 * self.held_up:6.0f}"
             f"{share(self.low.get(BASE))}{share(self.low.get(ROBOT))}"
-            f"{share(self.path[0])}{share(self.path[1])}{telemetry if self.row.telemetry else '-':>9}{cpu:>11}"
+            f"{share(self.path[0])}{share(self.path[1])}{telemetry:>9}{cpu:>11}"
             f"  {', '.join(self.broken) or 'holds'}"
         )
 
