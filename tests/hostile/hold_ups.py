@@ -22,7 +22,11 @@ _LEAST: Final = 0.003
 
 
 class HoldUps:
-    """A timer of 4 ms in the running loop; it keeps the spans in which it came late."""
+    """A timer of 4 ms in the running loop; it keeps the spans in which it came late.
+
+    `spans` has all of them. `own` has those in which the thread itself worked for half of the
+    time or more; in the others, the kernel gave the core to another one, or the thread waited.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -32,18 +36,22 @@ class HoldUps:
     def clear(self) -> None:
         """Forget all, and count from now on."""
         self.spans: list[Span] = []
+        self.own: list[Span] = []
         self._began, self._cpu = time.monotonic(), time.process_time()
         self._due = time.monotonic() + _BEAT
+        self._worked = time.thread_time()
 
     def cpu(self) -> float:
         """Return the CPU time of the process, as a share of one core."""
         return (time.process_time() - self._cpu) / (time.monotonic() - self._began)
 
     def _beat(self) -> None:
-        now = time.monotonic()
+        now, worked = time.monotonic(), time.thread_time()
         if now - self._due > _LEAST:
             self.spans.append((self._due, now))
-        self._due = now + _BEAT
+            if worked - self._worked >= (now - self._due) / 2:
+                self.own.append((self._due, now))
+        self._due, self._worked = now + _BEAT, worked
         self._loop.call_later(_BEAT, self._beat)
 
 

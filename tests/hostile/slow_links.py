@@ -10,7 +10,8 @@ Prints a table; the exit code is 1 if a limit does not hold. Nothing is measured
 - stops; p50, p99 and longest time until the application of the other node has one, and until the
   receipt for it is back, in ms.
 - held: in the time of the slowest stop until it arrived, the ms in which a loop of the three
-  processes was held up: by its own work, or because the kernel gave the core to another process.
+  processes was held up; and after the slash, by its own work. Else the kernel gave the core to
+  another process.
 - low down, low up: the payloads of images that arrived, as a share of the rate.
 - path down, path up: all bytes that the proxy carried, as a share of the rate.
 - tele: the Normal messages that arrived a second, and the longest time of one, in ms.
@@ -151,6 +152,8 @@ class Measured:
     confirmed: list[float] = field(default_factory=list)
     """For each stop that was sent: the time until its receipt was back."""
     held_up: float = 0.0
+    own: float = 0.0
+    """Seconds of `held_up` in which the process itself worked."""
     low: dict[str, float] = field(default_factory=dict)
     """For each node that sends images: the share of the rate that they got."""
     path: tuple[float, float] = (0.0, 0.0)
@@ -196,12 +199,13 @@ class Measured:
             return f"{'-':>6}" if value is None else f"{value:6.2f}"
 
         cpu = "/".join(f"{100 * one:.0f}" for one in self.cpu)
+        held = f"{1e3 * self.held_up:.0f}/{1e3 * self.own:.0f}"
         telemetry = "-"
         if self.row.telemetry:
             telemetry = f"{self.telemetry:.0f}/{1e3 * self.telemetry_longest:.0f}"
         return (
             f"{self.row.name:30}{len(self.confirmed):5}{shown(self.arrived)}"
-            f"{shown(self.confirmed)}{1e3 * self.held_up:6.0f}"
+            f"{shown(self.confirmed)}{held:>8}"
             f"{share(self.low.get(BASE))}{share(self.low.get(ROBOT))}"
             f"{share(self.path[0])}{share(self.path[1])}{telemetry:>9}{cpu:>11}"
             f"  {', '.join(self.broken) or 'holds'}"
@@ -211,9 +215,9 @@ class Measured:
 def header() -> str:
     """Return the line above the rows."""
     return (
-        f"{'':35}{'arrived, ms':>18}{'confirmed, ms':>18}{'':6}{'low':>12}{'path':>12}\n"
+        f"{'':35}{'arrived, ms':>18}{'confirmed, ms':>18}{'':8}{'low':>12}{'path':>12}\n"
         f"{'row':30}{'stops':>5}{'p50':>6}{'p99':>6}{'max':>6}{'p50':>6}{'p99':>6}{'max':>6}"
-        f"{'held':>6}{'down':>6}{'up':>6}{'down':>6}{'up':>6}{'tele':>9}{'cpu':>11}  limits"
+        f"{'held':>8}{'down':>6}{'up':>6}{'down':>6}{'up':>6}{'tele':>9}{'cpu':>11}  limits"
     )
 
 
@@ -308,6 +312,7 @@ def _measured(
         arrived=[end - begin for begin, end in arrived],
         confirmed=[end - begin for one in sent for begin, end in one],
         held_up=overlap(slowest, [tuple(span) for one in found for span in one["held_up"]]),
+        own=overlap(slowest, [tuple(span) for one in found for span in one["own"]]),
         low={name: _rate_of(here[name]["images"]) / row.rate for name in row.low},
         path=(proxy["down"] / row.rate, proxy["up"] / row.rate),
         telemetry=len(telemetry) / seconds,

@@ -159,6 +159,7 @@ async def obey(words: list[str], traffic: Traffic, taker: Taker, hold_ups: HoldU
                 telemetry=taker.telemetry,
                 images=taker.images,
                 held_up=hold_ups.spans,
+                own=hold_ups.own,
                 cpu=hold_ups.cpu(),
             )
         case _:

@@ -140,6 +140,7 @@ async def proxy(rate: str, address: str) -> None:
                     down=ways[0].carried / seconds,
                     up=ways[1].carried / seconds,
                     held_up=hold_ups.spans,
+                    own=hold_ups.own,
                     cpu=hold_ups.cpu(),
                 )
         work.cancel()
