@@ -44,7 +44,7 @@ _ROUNDS: Final = 10
 """Number of full round trips whose best rate counts."""
 _PROBE_EVERY: Final = 8
 _PROBE_GAIN: Final = 1.25
-_PROBE: Final = 0.02
+_PROBE: Final = 0.015
 """Seconds of the rate by which the window is larger at most, except at the start."""
 _START_GAIN: Final = 2.89
 """The window is so much larger until the rate stops rising. So the rate doubles with each round
