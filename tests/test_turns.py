@@ -9,10 +9,10 @@ from typing import Final
 
 import pytest
 
-from signedwire import Message, Node, Receipt, as_completed
+from signedwire import DeliveryState, Message, Node, Receipt, as_completed
 from signedwire.home import Turns
 from tlskit import quick
-from wirekit import ALICE, BOB, eventually, on_asyncio
+from wirekit import ALICE, BOB, LIMIT, eventually, on_asyncio
 
 COUNT: Final = 200
 WORK: Final = 0.001
@@ -96,3 +96,22 @@ async def test_a_wait_begins_a_turn() -> None:
     ticker = Ticker()
     await turns.give()
     assert await ticker.stop() == 1
+
+
+@on_asyncio
+async def test_a_message_that_is_alone_is_written_before_send_returns() -> None:
+    async with Node(ALICE, quick()) as alice, Node(BOB, quick()) as bob:
+        alice.routing.update(BOB.did, bob.address)
+        await alice.send(BOB.did, b"a link is open")
+        await eventually(lambda: not alice.peers()[BOB.did].in_flight)
+        first = await alice.send(BOB.did, b"alone", until="queued")
+        others = [await alice.send(BOB.did, b"%d" % number, until="queued") for number in range(5)]
+        assert first.state is DeliveryState.WRITTEN
+        assert {other.state for other in others} == {DeliveryState.QUEUED}
+        for receipt in (first, *others):
+            await receipt.wait("accepted", LIMIT)
+        assert len({written_at(receipt) for receipt in others}) == 1
+
+
+def written_at(receipt: Receipt) -> object:
+    return next(step.at_us for step in receipt.history if step.state is DeliveryState.WRITTEN)

@@ -151,6 +151,14 @@ class LinkOutput:
         self._pump_later(session.outgoing.window.next_room(now), now)
         return data
 
+    @property
+    def _has_waiting(self) -> bool:
+        """Whether parts or messages wait."""
+        session, peer_session = self._state.session, self._state.peer_session
+        assert session is not None
+        assert peer_session is not None
+        return session.outgoing.top >= 0 or bool(peer_session.sender.lanes)
+
     def _pump_later(self, at: float | None, now: float) -> None:
         """Call `pump()` at this instant. `None`: a READ of the peer will do that."""
         if at is not None and self._pump_handle is None:
@@ -219,8 +227,8 @@ class LinkOutput:
                 self.flush()
 
     def pump_soon(self) -> None:
-        """Call `pump()` in the next turn of the event loop, if the socket takes more bytes."""
-        if self._socket.is_paused:
+        """Call `pump()` in the next turn of the loop, if anything waits and the socket takes it."""
+        if self._socket.is_paused or not self._has_waiting:
             return
         if isinstance(self._pump_handle, asyncio.TimerHandle):
             self._pump_handle.cancel()

@@ -254,6 +254,8 @@ class OutgoingBatches:
                 not count what is taken.
         """
         pieces: list[Bytes] = []
+        if not self._queue:
+            return pieces
         before, part, is_urgent = self.bytes_out, self.window.part, self.top == _CRITICAL
         while self._queue and (room is None or room > 0):
             at = self._next() if len(self._queue) > 1 else 0

@@ -259,6 +259,8 @@ class Session:
             precise_now: As in `handle_frame()`. If it is given, READ may go along with
                 other frames before it is due, which saves a write.
         """
+        if room == 0 and not self._control and not self._close_frame:
+            return b""
         parts = self.outgoing.take(room, precise_now)
         has_company = bool(self._control or parts)
         if has_company and precise_now is not None and self._reads.goes_along(precise_now):
