@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import statistics
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -110,6 +111,8 @@ class Traffic:
 class Found:
     """What a run has shown. Rates are parts of the link's rate."""
 
+    median: float
+    """Seconds in which half of the urgent messages arrived."""
     arrived: float
     """Seconds of the slowest urgent message."""
     confirmed: float
@@ -144,6 +147,7 @@ def run(
             await traffic.stop(stops, is_by_bob=is_by_bob)
             seconds = link.loop.now - began
             return Found(
+                statistics.median(traffic.arrived),
                 max(traffic.arrived),
                 max(traffic.confirmed),
                 (traffic.carried["bob"] - carried["bob"]) / seconds / rate,
