@@ -133,8 +133,11 @@ class LinkOutput:
                 return data
             if priority < _CRITICAL and session.outgoing.room(now) <= 0:
                 break  # do not sign yet
-            while waiting and waiting[-1] % VOLATILE == priority:
-                self._begin_batch(session, sender, waiting.pop())
+            for stream in [each for each in waiting if each % VOLATILE == priority]:
+                # A stream whose batch is not written whole begins the next one after that.
+                if not session.outgoing.has(stream):
+                    waiting.remove(stream)
+                    self._begin_batch(session, sender, stream)
             if session.outgoing.top < priority:
                 continue  # there is no credit for it
             room = min(most, session.outgoing.room(now))
@@ -165,9 +168,7 @@ class LinkOutput:
             self._pump_handle = self._loop.call_later(at - now, self.pump)
 
     def _begin_batch(self, session: Session, sender: PeerSender, stream: int) -> None:
-        """Sign a batch of a stream, within the credit, unless one is under way."""
-        if session.outgoing.has(stream):
-            return
+        """Sign a batch of a stream that has none under way, within the credit."""
         hello = session.their_hello
         assert hello is not None
         credit = session.credit_left(stream)

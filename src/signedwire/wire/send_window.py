@@ -44,14 +44,14 @@ _ROUNDS: Final = 10
 """Number of full round trips whose best rate counts."""
 _PROBE_EVERY: Final = 8
 _PROBE_GAIN: Final = 1.25
-_PROBE: Final = 0.015
+_PROBE: Final = 0.01
 """Seconds of the rate by which the window is larger at most, except at the start."""
 _START_GAIN: Final = 2.89
 """The window is so much larger until the rate stops rising. So the rate doubles with each round
 trip: 2 / ln 2, from BBR."""
 _PROBE_PATIENCE: Final = 2
 """Number of full round trips without a rise that end the larger window."""
-_RISE: Final = 1.05
+_RISE: Final = 1.03
 """A rate that is so much higher is not chance."""
 _CAP_GAIN: Final = 2
 """With a cap, the window is at most so many times what the cap lets pass. So it is full only if
