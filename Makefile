@@ -14,7 +14,7 @@ help:
 	@echo "make bench   speed beside other software, as ratios"
 	@echo "make report  the figure and tables of docs/performance.md, from the last bench"
 	@echo "make docs    the pages of options and metrics, from the code"
-	@echo "make sim     SEEDS=500 of nodes in virtual time under seeded faults"
+	@echo "make sim     SEEDS=500 of each kind of nodes in virtual time under seeded faults"
 	@echo "make cancellation  RUNS=2000 of cancelled calls, on both event loops"
 	@echo "make crash   KILLS=1000 of two nodes with stores under load, by SIGKILL"
 	@echo "make faults  CALLS=200 system calls of each kind that fail or kill (needs strace)"
@@ -70,7 +70,8 @@ cover: setup
 
 SEEDS ?= 500
 sim: setup
-	@$(BIN)/python -m tests.simulator --seeds $(SEEDS)
+	@for kind in '' --stores --clocks '--stores --clocks'; do \
+	  $(BIN)/python -m tests.simulator --seeds $(SEEDS) $$kind || exit 1; done
 
 RUNS ?= 2000
 without-v1: setup
