@@ -232,10 +232,10 @@ class SendWindow:
         return size if used + size <= _URGENT_RATE else 0
 
     def note_full(self, now: float) -> None:
-        """Note that bytes wait because the window is full, or for the cap."""
+        """Note that bytes wait: because the window is full, for the cap, or for the socket."""
         self.has_more = True
-        cap = self.max_rate
-        if cap is None or self._path_room(now) <= self._capped_room(now, cap):
+        room, cap = self._path_room(now), self.max_rate
+        if room < self.part and (cap is None or room <= self._capped_room(now, cap)):
             self._is_full = self._drain_end is None
 
     def note_written(self, written: int, now: float, *, is_urgent: bool = False) -> None:
