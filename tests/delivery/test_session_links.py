@@ -579,14 +579,14 @@ class TestStatus:
         assert (status.rate, status.least_round_trip) == (None, None)
         assert (status.window, status.bytes_in_flight) == (16 * 1024, 0)
         assert link.window is not None
-        link.window.note_written(1000, 1.0)
+        link.window.note_written(16_000, 1.0)
         link.window.note_full(1.0)
-        link.window.note_read(500, 0.0, 7.0, 1.1)
-        link.window.note_written(2000, 1.1)
+        link.window.note_read(1000, 0.0, 7.0, 1.1)
+        link.window.note_written(17_000, 1.1)
         link.window.note_full(1.1)
-        link.window.note_read(2000, 0.1, 7.1, 1.3)
+        link.window.note_read(17_000, 0.1, 7.1, 1.3)
         busy = session.status()
-        assert busy.rate == pytest.approx(15_000)
+        assert busy.rate == pytest.approx(160_000)
         assert busy.least_round_trip == pytest.approx(0.1)
         assert busy.bytes_in_flight == 0
         link.window = None

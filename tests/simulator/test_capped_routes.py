@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from signedwire import Address
+from signedwire.transport.link_output import LinkOutput
 
 from .slow_links import SlowLink, in_virtual_time
 
@@ -35,3 +38,27 @@ def test_it_holds_and_is_reached(*, is_dialed_by_peer: bool) -> None:
 
     rate = in_virtual_time(script, rate=5e6, delay=0.01)
     assert 0.9 * _CAP <= rate <= 1.05 * _CAP
+
+
+def test_a_cap_does_not_cost_a_timer_for_each_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    pumps = 0
+    pump = LinkOutput.pump
+
+    def count(self: LinkOutput) -> None:
+        nonlocal pumps
+        pumps += 1
+        pump(self)
+
+    monkeypatch.setattr(LinkOutput, "pump", count)
+
+    async def script(link: SlowLink) -> None:
+        alice, bob = link.alice, link.bob
+        alice.routing.update(bob.did, Address("10.0.0.2", 4000), max_rate="30kB/s")
+        for _ in range(10):
+            alice.send_nowait(bob.did, bytes(_CAP), priority="low")
+        for _ in range(600):
+            alice.send_nowait(bob.did, bytes(60), deadline=0.1)
+            await asyncio.sleep(0.01)
+
+    in_virtual_time(script, rate=5e6, delay=0.01)
+    assert pumps <= 6 * 400

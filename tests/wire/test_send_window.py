@@ -242,6 +242,38 @@ class TestChanges:
         assert path.goodput(60, 80) >= 0.95
         assert path.worst_wait(5) <= 0.06
 
+    @pytest.mark.parametrize("begin", [0.005, 0.01, 0.02, 0.05, 0.1])
+    @pytest.mark.parametrize("seconds", [3.0, 10.0])
+    def test_an_outage_at_the_start(self, begin: float, seconds: float) -> None:
+        path = Path(MB, 0.005).run(begin)
+        path._free_at = begin + seconds
+        path.run(begin + seconds + 30)
+        assert path.goodput(path.now, path.now + 10) >= 0.9
+
+    @pytest.mark.parametrize("rate", [2 * KB, 5 * KB, 10 * KB])
+    def test_a_very_slow_path_that_becomes_fast(self, rate: float) -> None:
+        path = Path(rate, 0.01).run(30)
+        path.rate = MB
+        assert path.run(90).window.rate == pytest.approx(MB, rel=0.05)
+
+    @pytest.mark.parametrize("delay", [0.8, 1.5])
+    def test_many_writes_under_way(self, delay: float) -> None:
+        path = Path(0.3 * MB, delay).run(60)
+        assert 0.5 * path.rate <= path.window.rate <= 1.05 * path.rate
+        assert path.worst_wait(40) <= 0.1
+
+    def test_a_peer_that_claims_a_rate_of_nearly_nothing(self) -> None:
+        window, written = SendWindow(), 0
+        for n in range(1, 50):
+            now = 0.1 * n
+            written += max(window.room(now), 2 * KIB)
+            window.note_written(written, now)
+            window.note_full(now)
+            window.note_read(written, 0.0, 1e9 * n, now + 0.05)
+        assert window.rate >= 1000
+        due = window.next_room(5.0)
+        assert due is None or due > 5.0 or window.room(5.0) > 0
+
     def test_little_to_send_does_not_lower_the_rate(self) -> None:
         path = Path(MB, 0.005, is_wanted=lambda now: now < 3 or now % 1 < 0.003).run(3)
         rate = path.window.rate
@@ -294,8 +326,8 @@ class TestRoom:
         window = SendWindow()
         for n in range(1, 301):
             window.note_written(n, 1.0)
-        window.note_read(10, 0.0, 7.4, 1.5)
-        assert window.read == 10
+        window.note_read(9, 0.0, 7.4, 1.5)
+        assert window.read == 9
         assert window.least_round_trip == float("inf")
         window.note_read(300, 0.1, 7.5, 1.5)
         assert window.least_round_trip == pytest.approx(0.4)
@@ -308,15 +340,17 @@ class TestRoom:
 
     def test_urgent_bytes_pass_up_to_their_rate(self) -> None:
         window = SendWindow()
-        assert window.urgent_room(64 * KIB, 1.0) == 64 * KIB
-        assert window.urgent_room(64 * KIB + 1, 1.0) == 0
-        window.note_written(60 * KIB, 1.0, is_urgent=True)
-        assert window.urgent_room(4 * KIB, 1.0) == 4 * KIB
-        assert window.urgent_room(5 * KIB, 1.0) == 0
-        assert window.urgent_room(20 * KIB, 1.25) == 20 * KIB
+        assert window.urgent_room(1.0) == 64 * KIB
+        window.note_written(80 * KIB, 1.0, 60 * KIB)
+        assert window.urgent_room(1.0) == 4 * KIB
+        assert window.urgent_room(1.25) == 20 * KIB
         window.note_written(NEVER, 1.25)
-        assert window.urgent_room(20 * KIB, 1.25) == 20 * KIB
-        assert window.urgent_room(64 * KIB, 3.0) == 64 * KIB
+        assert window.urgent_room(1.25) == 20 * KIB
+        assert window.urgent_room(3.0) == 64 * KIB
+        window.note_written(NEVER + 1, 3.0, 128 * KIB)
+        assert window.urgent_room(3.5) <= 0
+        assert window.next_urgent_room(3.5) == pytest.approx(4.0, abs=0.02)
+        assert window.urgent_room(window.next_urgent_room(3.5)) > 0
 
 
 class TestCap:
@@ -398,8 +432,8 @@ class TestCap:
         window.max_rate = 10 * KB
         window.note_written(4 * KIB, 1.0)
         assert window.room(1.0) <= 0
-        assert window.urgent_room(10_000, 1.0) == 10_000
-        window.note_written(window.written + 10_000, 1.0, is_urgent=True)
+        assert window.urgent_room(1.0) >= 10_000
+        window.note_written(window.written + 10_000, 1.0, 10_000)
         due = window.next_room(1.0)
         assert due == pytest.approx(1.0 + (4 * KIB + 10_000) / (10 * KB) - 0.01)
 

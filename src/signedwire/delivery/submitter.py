@@ -217,7 +217,8 @@ class Submitter:
         if messages[0].options.expires_at is not None:
             for message in messages:
                 self._host.call_soon(sender.watch_deadline, message)
-        if is_in_loop and not sender.is_scheduled and not sender.streams.in_flight:
+        is_idle = session.link is not None and not sender.streams.in_flight
+        if is_in_loop and is_idle and not sender.is_scheduled:
             # As Nagle's algorithm does (RFC 896): what follows before an answer goes together.
             self._send_waiting(session)
         elif not sender.is_scheduled:

@@ -53,6 +53,7 @@ class LinkOutput:
         "_loop",
         "_on_batch",
         "_pump_handle",
+        "_pump_timer",
         "_socket",
         "_state",
         "_under_way",
@@ -76,6 +77,7 @@ class LinkOutput:
         self._on_batch = on_batch
         self._loop = loop
         self._pump_handle: asyncio.Handle | None = None
+        self._pump_timer: asyncio.TimerHandle | None = None
         self._under_way: dict[int, tuple[bytes, list[OutgoingMessage]]] = {}
         """By stream: name and messages of the batch whose parts are not all written."""
         self._ends: dict[bytes, int] = {}
@@ -91,8 +93,7 @@ class LinkOutput:
         self._socket.mark_written()
         self._under_way.clear()
         self._ends.clear()
-        if self._pump_handle is not None:
-            self._pump_handle.cancel()
+        self._unschedule()
 
     # -- messages ---------------------------------------------------------------------------
 
@@ -102,7 +103,7 @@ class LinkOutput:
         At most one batch of each stream is signed, and only if no part of a higher priority is
         left.
         """
-        self._pump_handle = None
+        self._unschedule()
         state = self._state
         if not state.is_open or not (most := self._socket.writable_bytes()):
             return
@@ -151,7 +152,7 @@ class LinkOutput:
             if most <= 0 or session.outgoing.top >= priority:
                 break
         session.outgoing.window.note_full(now)
-        self._pump_later(session.outgoing.window.next_room(now), now)
+        self._pump_later(session.outgoing.next_room(now), now)
         return data
 
     @property
@@ -164,8 +165,15 @@ class LinkOutput:
 
     def _pump_later(self, at: float | None, now: float) -> None:
         """Call `pump()` at this instant. `None`: a READ of the peer will do that."""
-        if at is not None and self._pump_handle is None:
-            self._pump_handle = self._loop.call_later(at - now, self.pump)
+        if at is not None:
+            self._pump_timer = self._loop.call_later(at - now, self.pump)
+
+    def _unschedule(self) -> None:
+        """Forget the calls of `pump()` that are due: it is called now, or never again."""
+        for handle in (self._pump_handle, self._pump_timer):
+            if handle is not None:
+                handle.cancel()
+        self._pump_handle = self._pump_timer = None
 
     def _begin_batch(self, session: Session, sender: PeerSender, stream: int) -> None:
         """Sign a batch of a stream that has none under way, within the credit."""
@@ -231,9 +239,6 @@ class LinkOutput:
         """Call `pump()` in the next turn of the loop, if anything waits and the socket takes it."""
         if self._socket.is_paused or not self._has_waiting:
             return
-        if isinstance(self._pump_handle, asyncio.TimerHandle):
-            self._pump_handle.cancel()
-            self._pump_handle = None
         if self._pump_handle is None:
             self._pump_handle = self._loop.call_soon(self.pump)
 

@@ -229,9 +229,17 @@ class OutgoingBatches:
         A Critical batch of one part may pass a full window, for 64 KiB a second.
         """
         room = self.window.room(now)
-        if self.top == _CRITICAL and (size := self._queue[0].left) <= _FIRST_ROOM:
-            room = max(room, self.window.urgent_room(size, now))
+        if self.top == _CRITICAL:
+            room = max(room, min(self._queue[0].left, self.window.urgent_room(now)))
         return room
+
+    def next_room(self, now: float) -> float | None:
+        """Return when more may be taken although no READ comes; `None`: READ alone gives room."""
+        at = self.window.next_room(now)
+        if self.top == _CRITICAL:
+            urgent_at = self.window.next_urgent_room(now)
+            return urgent_at if at is None else min(at, urgent_at)
+        return at
 
     def has(self, stream: int) -> bool:
         """Whether a batch of this stream is under way."""
@@ -256,7 +264,7 @@ class OutgoingBatches:
         pieces: list[Bytes] = []
         if not self._queue:
             return pieces
-        before, part, is_urgent = self.bytes_out, self.window.part, self.top == _CRITICAL
+        before, part, urgent = self.bytes_out, self.window.part, 0
         while self._queue and (room is None or room > 0):
             at = self._next() if len(self._queue) > 1 else 0
             writer = self._queue[at]
@@ -269,13 +277,14 @@ class OutgoingBatches:
             self.bytes_out += size
             self._free_reads += 1
             priority = writer.stream % VOLATILE
+            urgent += size if priority == _CRITICAL else 0
             lead = self._lead[priority] + (size if writer.stream < VOLATILE else -size)
             # A stream that was alone for long does not wait as long for the other.
             self._lead[priority] = min(max(lead, -frames.MAX_BATCH_BYTES), frames.MAX_BATCH_BYTES)
             if writer.is_done:
                 del self._queue[at]
         if self.bytes_out > before and now is not None:
-            self.window.note_written(self.bytes_out, now, is_urgent=is_urgent)
+            self.window.note_written(self.bytes_out, now, urgent)
         return pieces
 
     def _next(self) -> int:

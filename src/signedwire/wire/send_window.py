@@ -65,7 +65,10 @@ _PAUSE: Final = 0.1
 _MEMORY: Final = 10.0
 """Seconds after which a way without a wait must be seen again."""
 _MAX_SENT: Final = 256
-"""Number of writes that are remembered. A READ for an older one gives no measurement."""
+"""Number of writes that are remembered. Of more, every second one is forgotten, and a READ for that
+gives no measurement."""
+_LEAST_RATE: Final = 1000.0
+"""Bytes per second that a path carries at least. This is also the least cap."""
 
 
 class _Sent(NamedTuple):
@@ -129,7 +132,7 @@ class SendWindow:
         """Whether bytes had to wait at the last write."""
         self.max_rate: float | None = None
         """The cap, in bytes per second; `None`: there is none. It may change at any time."""
-        self._sent: deque[_Sent] = deque(maxlen=_MAX_SENT)
+        self._sent: deque[_Sent] = deque()
         self._rates: deque[float] = deque(maxlen=_ROUNDS)
         self._leaves_at = 0.0
         """When the last byte has left for the path, if it carries the rate."""
@@ -222,14 +225,17 @@ class SendWindow:
             due = max(due, now + self._debt_left(now, self.max_rate) / self.max_rate - _QUEUE / 2)
         return max(now, due)
 
-    def urgent_room(self, size: int, now: float) -> int:
-        """Return `size` if so many urgent bytes may be written now although the window is full.
+    def urgent_room(self, now: float) -> int:
+        """Return the urgent bytes that may be written now although the window is full.
 
         They may be 64 KiB at once, and 64 KiB a second. They count for the cap, but do not wait
         for it.
         """
-        used = max(0.0, self._urgent_until - now) * _URGENT_RATE
-        return size if used + size <= _URGENT_RATE else 0
+        return int(_URGENT_RATE * (1 - max(0.0, self._urgent_until - now)))
+
+    def next_urgent_room(self, now: float) -> float:
+        """Return when urgent bytes may be written."""
+        return max(now, self._urgent_until - 1 + _PART_TIME)
 
     def note_full(self, now: float) -> None:
         """Note that bytes wait: because the window is full, for the cap, or for the socket."""
@@ -238,15 +244,15 @@ class SendWindow:
         if room < self.part and (cap is None or room <= self._capped_room(now, cap)):
             self._is_full = self._drain_end is None
 
-    def note_written(self, written: int, now: float, *, is_urgent: bool = False) -> None:
+    def note_written(self, written: int, now: float, urgent: int = 0) -> None:
         """Note that `written` bytes of batches were written so far, the last of them now.
 
-        `is_urgent`: those that are new count for `urgent_room()`.
+        `urgent` is the number of new bytes that count for `urgent_room()`.
         """
-        if is_urgent:
-            used = (written - self.written) / _URGENT_RATE
-            self._urgent_until = max(self._urgent_until, now) + used
-        if not self.under_way and (not self.has_more or now > self._heard_at + _PAUSE):
+        if urgent:
+            self._urgent_until = max(self._urgent_until, now) + urgent / _URGENT_RATE
+        is_paused = now > max(self._heard_at, self._leaves_at) + _PAUSE
+        if not self.under_way and (is_paused or not self.has_more):
             self._begin_round(self.written, None, now)  # a pause is over
         self.has_more = False
         if self.rate:
@@ -258,6 +264,8 @@ class SendWindow:
         else:
             self._debt = 0.0
         before, self.written = self.written, written
+        if len(self._sent) == _MAX_SENT:
+            self._sent = deque(list(self._sent)[1::2])
         self._sent.append(_Sent(before, written, now, self.rate > 0))
 
     def note_read(self, read: int, age: float, read_at: float, now: float) -> None:
@@ -280,7 +288,7 @@ class SendWindow:
         if sent is None or not sent.begin < read <= sent.end:
             return
         self._note_round_trip(max(0.0, now - age - sent.at), read_at - sent.at, sent, now)
-        if self._round_at is None:
+        if self._round_at is None or read_at < self._round_at:  # a clock was set
             self._begin_round(self._round_end, read_at, sent.at)
         elif read > self._round_end and read_at - self._round_at >= _QUEUE:
             self._end_round(read_at - self._round_at, sent.at - self._round_sent_at)
@@ -306,7 +314,7 @@ class SendWindow:
             self._rates.append(found)
             if max(list(self._rates)[-2:]) < known / 2:
                 self._rates = deque(list(self._rates)[-2:], maxlen=_ROUNDS)  # the path is slower
-            self.rate = max(self._rates)
+            self.rate = max(_LEAST_RATE, *self._rates)
         if self._is_full:
             is_rising = found >= _RISE * known
             self._quiet_rounds = 0 if is_rising else self._quiet_rounds + 1

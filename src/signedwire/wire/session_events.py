@@ -78,7 +78,7 @@ class ReceiptsReceived:
 
 @dataclass(frozen=True, slots=True)
 class RoomReceived:
-    """The peer has granted more credit."""
+    """The peer has granted more credit, or has read what filled the window."""
 
 
 @dataclass(frozen=True, slots=True)
