@@ -136,6 +136,7 @@ async def test_the_rest_of_a_batch_goes_with_the_next_one(monkeypatch: pytest.Mo
         monkeypatch.setattr(LinkSocket, "write", note)
         await alice.send_many(BOB.did, [bytes(65536)] * COUNT)
         taking.cancel()
+        assert alice.stats().messages_sent == 2 * COUNT
     assert len(sizes) <= 1.3 * COUNT
 
 

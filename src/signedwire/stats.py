@@ -178,7 +178,7 @@ class PeerStatus:
     """Bytes of messages that were written and that the peer has not read yet; v2 only."""
     least_round_trip: float | None = None
     """The shortest round trip of the link lately, in seconds; v2 only. `None` if not measured."""
-    credit: tuple[Credit, ...] | None
+    credit: tuple[Credit, ...] | None = field(repr=False)
     """Messages and bytes that the peer accepts now, of durable messages from Low to Critical, then
     of volatile ones; v2 only. `None` without an open v2 link."""
     failed_attempts: int

@@ -114,11 +114,7 @@ class LinkOutput:
         self.abort_dead()
         if not (data := self._next_parts(session, sender, most)):
             return
-        for stream in tuple(self._under_way):
-            if not session.outgoing.has(stream):
-                name, messages = self._under_way.pop(stream)
-                self._ends[name] = session.outgoing.bytes_out
-                self._socket.expect_written(messages)
+        self._note_taken(session)
         self._answers.look(self._awaited(session, sender))
         self._channel.send(data)
         self._socket.write(self._channel.data_to_send())
@@ -138,6 +134,7 @@ class LinkOutput:
                 # A stream whose batch is not written whole begins the next one after that.
                 if not session.outgoing.has(stream):
                     waiting.remove(stream)
+                    self._note_taken(session)
                     self._begin_batch(session, sender, stream)
             if session.outgoing.top < priority:
                 continue  # there is no credit for it
@@ -155,12 +152,20 @@ class LinkOutput:
         self._pump_later(session.outgoing.next_room(now), now)
         return data
 
+    def _note_taken(self, session: Session) -> None:
+        """Note the batches of which the last part goes with the next write."""
+        for stream in tuple(self._under_way):
+            if not session.outgoing.has(stream):
+                name, messages = self._under_way.pop(stream)
+                self._ends[name] = session.outgoing.bytes_out
+                self._socket.expect_written(messages)
+
     @property
     def _has_waiting(self) -> bool:
         """Whether parts or messages wait."""
         session, peer_session = self._state.session, self._state.peer_session
-        assert session is not None
-        assert peer_session is not None
+        if session is None or peer_session is None:
+            return False
         return session.outgoing.top >= 0 or bool(peer_session.sender.lanes)
 
     def _pump_later(self, at: float | None, now: float) -> None:
