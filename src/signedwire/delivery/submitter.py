@@ -217,8 +217,7 @@ class Submitter:
         if messages[0].options.expires_at is not None:
             for message in messages:
                 self._host.call_soon(sender.watch_deadline, message)
-        is_idle = session.link is not None and not sender.streams.in_flight
-        if is_in_loop and is_idle and not sender.is_scheduled:
+        if is_in_loop and not sender.is_scheduled and session.link and not sender.streams.in_flight:
             # As Nagle's algorithm does (RFC 896): what follows before an answer goes together.
             self._send_waiting(session)
         elif not sender.is_scheduled:

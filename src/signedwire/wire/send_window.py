@@ -43,7 +43,9 @@ _LEAST_PART: Final = 2 * 1024
 _ROUNDS: Final = 10
 """Number of full round trips whose best rate counts."""
 _PROBE_EVERY: Final = 8
+"""One of so many full round trips has a larger window, to find a higher rate."""
 _PROBE_GAIN: Final = 1.25
+"""How much larger it is then."""
 _PROBE: Final = 0.01
 """Seconds of the rate by which the window is larger at most, except at the start."""
 _START_GAIN: Final = 2.89
@@ -86,7 +88,8 @@ class _Sent(NamedTuple):
 class SendWindow:
     """Measures the path to a peer, and bounds the bytes that are under way on it.
 
-    All instants are in seconds of one clock with a fine resolution.
+    Instants are in seconds of one clock with a fine resolution, but for `read_at` of `note_read()`,
+    which is of the peer's clock.
     """
 
     __slots__ = (
