@@ -20,6 +20,8 @@ its methods and derive from its classes."""
 
 LEFT_OUT = {
     "signedwire/wire/__init__.py": "it has no code",
+    "signedwire/wire/envelope.py": "as header.py; it also refuses wrong types with its own texts",
+    "signedwire/wire/frames.py": "one of its tests fails when compiled",
     "signedwire/wire/header.py": "mypyc takes bytes[slice constant] as an index",
     "signedwire/wire/joint.py": "a test replaces a function that it calls",
     "signedwire/wire/send_window.py": "a window of the tests derives from its class",
