@@ -109,7 +109,8 @@ class SendQueue(Generic[T]):
 
     def remove_if(self, is_unwanted: Callable[[T], bool]) -> list[T]:
         """Remove and return every item that `is_unwanted` picks; the others keep their order."""
-        return self._durable_half.remove_if(is_unwanted) + self._volatile_half.remove_if(is_unwanted)
+        removed = self._durable_half.remove_if(is_unwanted)
+        return removed + self._volatile_half.remove_if(is_unwanted)
 
     # -- room -----------------------------------------------------------------------------
 
