@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup ci-tools demo test check format cover fuzz sim without-v1 cancellation crash faults soak hostile unfinished garbage bench report docs wheel proto clean
+.PHONY: help setup ci-tools demo test check format cover fuzz sim without-v1 cancellation crash faults soak hostile slow-links unfinished garbage bench report docs wheel proto clean
 
 help:
 	@echo "make demo    messages, forgeries and crashes of several processes, in about ten seconds"
@@ -14,12 +14,13 @@ help:
 	@echo "make bench   speed beside other software, as ratios"
 	@echo "make report  the figure and tables of docs/performance.md, from the last bench"
 	@echo "make docs    the pages of options and metrics, from the code"
-	@echo "make sim     SEEDS=500 of nodes in virtual time under seeded faults"
+	@echo "make sim     SEEDS=500 of each kind of nodes in virtual time under seeded faults"
 	@echo "make cancellation  RUNS=2000 of cancelled calls, on both event loops"
 	@echo "make crash   KILLS=1000 of two nodes with stores under load, by SIGKILL"
 	@echo "make faults  CALLS=200 system calls of each kind that fail or kill (needs strace)"
 	@echo "make soak    MINUTES=60 of load with cuts and kills; memory stays flat"
 	@echo "make hostile SECS=2 of every attack on a node, beside an honest peer"
+	@echo "make slow-links  STOPS=200 emergency stops behind images, on each of several slow links"
 	@echo "make unfinished  LINKS=1000 strangers that begin a large batch and stop: memory"
 	@echo "make garbage MIB=1024 of each kind of garbage to verify: time and memory"
 	@echo "make fuzz    SECONDS=60 of fuzzing for each parser, or for TARGET=name alone"
@@ -50,8 +51,11 @@ demo: setup
 	@$(BIN)/python -m examples.demo
 
 # Two workers, each with whole files: some tests wait, and some count what their file leaves.
+# In the order of the folders: by the number of tests, the longest files would come last, and
+# one worker would have nothing to do.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 test: setup
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest $(WORKERS)
 
 check: setup
 	@$(BIN)/ruff check .
@@ -65,12 +69,13 @@ format: setup
 	@$(BIN)/ruff format .
 
 cover: setup
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=
+	@$(BIN)/python -m pytest $(WORKERS) --cov --cov-report=
 	@$(BIN)/coverage report --include='*/wire/*,*/delivery/*,*/evidence/*' --show-missing --fail-under=100
 
 SEEDS ?= 500
 sim: setup
-	@$(BIN)/python -m tests.simulator --seeds $(SEEDS)
+	@for kind in '' --stores --clocks '--stores --clocks'; do \
+	  $(BIN)/python -m tests.simulator --seeds $(SEEDS) $$kind || exit 1; done
 
 RUNS ?= 2000
 without-v1: setup
@@ -95,6 +100,10 @@ soak: setup
 SECS ?= 2
 hostile: setup
 	@cd tests && ../$(BIN)/python -m hostile --seconds $(SECS)
+
+STOPS ?= 200
+slow-links: setup
+	@cd tests && ../$(BIN)/python -m hostile.slow_links --stops $(STOPS)
 
 LINKS ?= 1000
 PARTS ?= 1

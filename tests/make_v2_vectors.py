@@ -232,7 +232,7 @@ def frame_vectors() -> dict[str, str]:
             REFUSED_ENVELOPES, batch.leaves[1], detail=14, text=REFUSAL_TEXT
         ),
         "receipt_refused_unknown": receipt(REFUSED_ENVELOPES, *batch.leaves, detail=200),
-        "read": Read(32_768, 12_345),
+        "read": Read(32_768, 12_345, 2**40 + 7),
         "credit": CreditFrame(
             tuple(Credit(5120 + stream, 8_400_000 + stream) for stream in range(STREAMS))
         ),

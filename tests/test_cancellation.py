@@ -5,7 +5,7 @@ lock that was left fails the next one. It cancels one call at its k-th await: th
 at two awaits, or there and at every later one, as frameworks with cancel scopes do. Then
 the node is closed, and tasks, threads and descriptors are counted.
 
-`make cancellation RUNS=2000` does more of them; CANCELLATION_SEED repeats one campaign.
+`make cancellation` does 2000 of them; CANCELLATION_SEED repeats one campaign.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from signedwire import ClosedError, Message, Node, Receipt, TransportConfig
 from signedwire.types import DeliveryState
 from wirekit import ALICE, BOB, CAROL, LIMIT, eventually, on_both_loops
 
-RUNS: Final = int(os.environ.get("CANCELLATION_RUNS", "400"))
+RUNS: Final = int(os.environ.get("CANCELLATION_RUNS", "200"))
 """In all: one half on each event loop."""
 _PART: Final = 100
 SEED: Final = int(os.environ.get("CANCELLATION_SEED", random.randrange(2**32)))

@@ -9,10 +9,11 @@ from typing import Final
 
 import pytest
 
-from signedwire import Message, Node, Receipt, as_completed
+from signedwire import DeliveryState, Message, Node, Receipt, as_completed
 from signedwire.home import Turns
+from signedwire.transport.link_socket import LinkSocket
 from tlskit import quick
-from wirekit import ALICE, BOB, eventually, on_asyncio
+from wirekit import ALICE, BOB, LIMIT, eventually, on_asyncio
 
 COUNT: Final = 200
 WORK: Final = 0.001
@@ -96,3 +97,48 @@ async def test_a_wait_begins_a_turn() -> None:
     ticker = Ticker()
     await turns.give()
     assert await ticker.stop() == 1
+
+
+@on_asyncio
+async def test_a_message_that_is_alone_is_written_before_send_returns() -> None:
+    async with Node(ALICE, quick()) as alice, Node(BOB, quick()) as bob:
+        alice.routing.update(BOB.did, bob.address)
+        await alice.send(BOB.did, b"a link is open")
+        await eventually(lambda: not alice.peers()[BOB.did].in_flight)
+        first = await alice.send(BOB.did, b"alone", until="queued")
+        others = [await alice.send(BOB.did, b"%d" % number, until="queued") for number in range(5)]
+        assert first.state is DeliveryState.WRITTEN
+        assert {other.state for other in others} == {DeliveryState.QUEUED}
+        for receipt in (first, *others):
+            await receipt.wait("accepted", LIMIT)
+        assert len({written_at(receipt) for receipt in others}) == 1
+
+
+def written_at(receipt: Receipt) -> object:
+    return next(step.at_us for step in receipt.history if step.state is DeliveryState.WRITTEN)
+
+
+@on_asyncio
+async def test_the_rest_of_a_batch_goes_with_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A payload of 64 KiB does not fit one write. Its rest alone would double the writes."""
+    sizes: list[int] = []
+    write = LinkSocket.write
+
+    def note(self: LinkSocket, data: bytes) -> None:
+        if len(data) > 1024:
+            sizes.append(len(data))
+        write(self, data)
+
+    async with Node(ALICE, quick()) as alice, Node(BOB, quick()) as bob:
+        alice.routing.update(BOB.did, bob.address)
+        taking = asyncio.create_task(take_all(bob))
+        await alice.send_many(BOB.did, [bytes(65536)] * COUNT)  # the rate is known after that
+        monkeypatch.setattr(LinkSocket, "write", note)
+        await alice.send_many(BOB.did, [bytes(65536)] * COUNT)
+        taking.cancel()
+    assert len(sizes) <= 1.3 * COUNT
+
+
+async def take_all(node: Node) -> None:
+    async for message in node.messages():
+        message.ack()

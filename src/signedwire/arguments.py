@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from enum import Enum, StrEnum
+from functools import lru_cache
 from itertools import islice
 from typing import Final, Literal, TypeAlias, TypeVar, overload
 
@@ -256,6 +257,10 @@ def check_payloads(payloads: object) -> None:
                 )
 
 
+_did_of: Final = lru_cache(maxsize=1024)(Did.parse)
+"""Programs send to the same texts again and again, and the check of a key takes 40 µs."""
+
+
 def as_did(value: object, argument: str = "recipient") -> Did:
     """Return the DID that is given as a `Did` or its text.
 
@@ -266,7 +271,7 @@ def as_did(value: object, argument: str = "recipient") -> Did:
     if type(value) is Did:
         return value
     if isinstance(value, str):
-        return Did.parse(value)
+        return _did_of(value)
     if isinstance(value, Did):  # a plain copy: the attributes of a subclass may change
         return Did(value._raw)
     hint = ""

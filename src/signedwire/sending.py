@@ -60,7 +60,11 @@ class Sending:
         while True:
             try:
                 self._endpoint.submitter.submit(
-                    message, message.payload_size, is_patient=True, replaces=replaces
+                    message,
+                    message.payload_size,
+                    is_patient=True,
+                    replaces=replaces,
+                    is_in_loop=True,
                 )
                 break
             except StoreFullError:

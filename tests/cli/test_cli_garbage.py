@@ -1,6 +1,7 @@
 """Files of garbage: little memory, and time that is bounded, whatever is in them.
 
-`garbage.py` has the kinds. Here they have 64 MiB; `make garbage` runs them with 1 GiB.
+`garbage.py` has the kinds. Here they have 64 MiB, and the slowest two half of it;
+`make garbage` runs them with 1 GiB.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ COMMANDS = (("verify",), ("evidence", "verify"))
 # The commands that take it for what it is; to the other one it is just another file.
 LOGS = {name for name in KINDS if "log" in name}
 SOUND = {name for name in KINDS if "sound" in name}
+# The slowest. Whoever kept their lines of 20 bytes would need three times as much memory.
+SLOW = {"lines that say nothing", "blank lines and others"}
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +48,9 @@ def expect_small(cost: Cost, base: int) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_garbage(tmp_path: Path, base: int, name: str) -> None:
-    path = write(tmp_path / "garbage", KINDS[name](SIZE))
-    assert path.stat().st_size >= SIZE * 3 // 4
+    size = SIZE // 2 if name in SLOW else SIZE
+    path = write(tmp_path / "garbage", KINDS[name](size))
+    assert path.stat().st_size >= size * 3 // 4
     for command in COMMANDS:
         if (command[0] == "verify") == (name in LOGS):
             continue

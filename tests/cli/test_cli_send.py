@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import Mock
@@ -366,6 +367,18 @@ def test_the_address_comes_from_the_peers_file_or_the_fallback(
     monkeypatch.delenv("SIGNEDWIRE_PEERS")
     assert run("send", str(bob.did), "c").exit_code == 0
     assert [taken(bob).payload for _ in range(3)] == [b"a", b"b", b"c"]
+
+
+def test_the_cap_of_the_peers_file_holds(bob: Node, tmp_path: Path) -> None:
+    assert bob.address is not None
+    routes, path, file = RoutingTable(), tmp_path / "peers.toml", tmp_path / "payload"
+    routes.update(bob.did, bob.address, max_rate="50kB/s")
+    routes.save(path)
+    file.write_bytes(bytes(40_000))
+    begin = time.monotonic()
+    assert run("send", str(bob.did), "--file", file, "--peers", path).exit_code == 0
+    assert time.monotonic() - begin >= 0.6  # the first bytes do not wait
+    assert len(taken(bob).payload) == 40_000
 
 
 def test_typed_payloads(bob: Node, key: Path) -> None:

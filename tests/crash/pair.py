@@ -81,6 +81,13 @@ def check_file(path: Path) -> list[str]:
     return wrong
 
 
+def why_dead(path: Path) -> str:
+    """Return the reasons of the dead letters in the file of a node, with their numbers."""
+    rows = "SELECT reason, detail, count(*) FROM dead GROUP BY reason, detail"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return "; ".join(f"{n} × {why} ({more})" for why, more, n in connection.execute(rows))
+
+
 def what_is_left(path: Path) -> list[str]:
     """Rows in the file of a node at rest, where there ought to be none."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
@@ -287,7 +294,8 @@ class Pair:
         while self.is_running and not actor.quiet.done():
             await asyncio.sleep(0.01)
         if actor.quiet.done() and (dead := actor.quiet.result()):
-            self.ledger.violate(f"the {actor.role} has {dead} dead letters")
+            reasons = why_dead(actor.path)
+            self.ledger.violate(f"the {actor.role} has {dead} dead letters: {reasons}")
 
     async def settle(self, seconds: float = 60.0) -> None:
         """Let both come to rest, end them, and hold them to their word."""

@@ -581,10 +581,10 @@ class TestStatus:
         assert link.window is not None
         link.window.note_written(1000, 1.0)
         link.window.note_full(1.0)
-        link.window.note_read(500, 0.0, 1.1)
+        link.window.note_read(500, 0.0, 7.0, 1.1)
         link.window.note_written(2000, 1.1)
         link.window.note_full(1.1)
-        link.window.note_read(2000, 0.1, 1.3)
+        link.window.note_read(2000, 0.1, 7.1, 1.3)
         busy = session.status()
         assert busy.rate == pytest.approx(15_000)
         assert busy.least_round_trip == pytest.approx(0.1)

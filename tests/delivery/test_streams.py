@@ -40,6 +40,7 @@ from signedwire.wire.link_frames import (
     Receipts,
     Refusal,
 )
+from signedwire.wire.parts import encode_batch
 from signedwire.wire.receipt_proof import verify_receipt
 from signedwire.wire.session import BatchFailed, BatchReceived, SentBatch
 
@@ -204,6 +205,13 @@ class TestNumbering:
         for _ in range(3):
             sender.queue(bytes(MAX_BATCH_BYTES // 2 - 126))
         assert (len(sender.next()), len(sender.next())) == (2, 1)
+
+    @pytest.mark.parametrize("size", [0, 64, 124, 125, 1000, 8000])
+    def test_a_batch_fits_one_write_of_a_link(self, sender: Sender, size: int) -> None:
+        for _ in range(MAX_BATCH_MESSAGES):
+            sender.queue(bytes(size))
+        bodies = [message.body for message in sender.next()]
+        assert len(encode_batch(bytes(64), bodies)) <= 64 * 1024
 
     def test_one_alone_may_be_larger(self, sender: Sender) -> None:
         for _ in range(2):

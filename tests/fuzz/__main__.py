@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from .guided import GuidedRun
 from .mutator import CrashError, run_randomly
 from .target import Target, clean_up
 from .targets import TARGETS
@@ -26,8 +27,6 @@ from .targets import TARGETS
 _EXECUTIONS = re.compile(r"stat::number_of_executed_units: (\d+)|^executions: (\d+)", re.MULTILINE)
 _BLIND = "no interesting inputs were found"
 """What libFuzzer says where no code behind the target is instrumented."""
-_MAX_MEMORY = 1024
-"""MiB: a process with a tenth of that has read nothing yet, and no input is larger than 9 KB."""
 _ARTIFACTS = re.compile(r"(?:Test unit written to|the input is saved in) (\S+)")
 
 
@@ -44,8 +43,6 @@ def main(argv: list[str] | None = None) -> int:
     options.artifacts.mkdir(parents=True, exist_ok=True)
     if options.child:
         target = TARGETS[options.target[0]]
-        if options.engine == "atheris":
-            return run_with_atheris(target, options)
         try:
             return run_with_mutator(target, options.seed, options.seconds, options.artifacts)
         finally:
@@ -76,7 +73,6 @@ def read_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--replay", type=Path, metavar="FILE", help="run this one input through the one --target"
     )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.replay is not None and len(options.target or ()) != 1:
         parser.error("--replay needs one --target: the name before `-crash` in the file's name")
@@ -86,30 +82,13 @@ def read_arguments(argv: list[str] | None) -> argparse.Namespace:
 def run_child(name: str, options: argparse.Namespace) -> int:
     """Fuzz one target in a process of its own and say how it went."""
     seed = options.seed if options.seed is not None else random.randrange(1, 2**31)
-    # In memory where there is such a place. The child's files go there too, since
-    # libFuzzer ends a process without giving it time to tidy up.
+    # In memory where there is such a place. What a process that ended has left is there, too.
     place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="signedwire-fuzz-", dir=place) as folder:
-        corpus = Path(folder, "corpus")
-        corpus.mkdir()
-        for number, data in enumerate(TARGETS[name].seeds):
-            (corpus / f"seed-{number}").write_bytes(data)
-        command = [sys.executable, "-m", __package__ or "tests.fuzz", "--child"]
-        command += ["--target", name, "--seconds", f"{options.seconds}", "--seed", f"{seed}"]
-        command += ["--engine", options.engine, "--artifacts", f"{options.artifacts}"]
-        try:
-            done = subprocess.run(
-                [*command, "--corpus", str(corpus)],
-                env={**os.environ, "TMPDIR": folder},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                timeout=options.seconds + 90,
-                check=False,
-            )
-            code, output = done.returncode, done.stdout.decode(errors="replace")
-        except subprocess.TimeoutExpired as error:
-            code, output = 124, (error.stdout or b"").decode(errors="replace") + "\nit hung"
+        if options.engine == "atheris":
+            code, output = _run_guided(name, seed, Path(folder), options)
+        else:
+            code, output = _run_randomly(name, seed, folder, options)
     counts = [int(a or b) for a, b in _EXECUTIONS.findall(output)]
     executions = counts[-1] if counts else 0
     if code == 0 and executions == 0:
@@ -123,6 +102,37 @@ def run_child(name: str, options: argparse.Namespace) -> int:
         for path in dict.fromkeys(_ARTIFACTS.findall(output)):
             say(f"again: {sys.executable} -m tests.fuzz --target {name} --replay {path}")
     return 1 if code else 0
+
+
+def _run_guided(name: str, seed: int, folder: Path, options: argparse.Namespace) -> tuple[int, str]:
+    """The exit code of the process, and what it printed."""
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    for number, data in enumerate(TARGETS[name].seeds):
+        (corpus / f"seed-{number}").write_bytes(data)
+    return GuidedRun(name, seed, options.seconds, options.artifacts.resolve(), folder).run()
+
+
+def _run_randomly(
+    name: str, seed: int, folder: str, options: argparse.Namespace
+) -> tuple[int, str]:
+    """The exit code of the process, and what it printed."""
+    command = [sys.executable, "-m", __package__ or "tests.fuzz", "--child"]
+    command += ["--target", name, "--seconds", f"{options.seconds}", "--seed", f"{seed}"]
+    command += ["--engine", "random", "--artifacts", f"{options.artifacts}"]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, "TMPDIR": folder},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            timeout=options.seconds + 90,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        return 124, (error.stdout or b"").decode(errors="replace") + "\nit hung"
+    return done.returncode, done.stdout.decode(errors="replace")
 
 
 def replay(targets: Mapping[str, Target], options: argparse.Namespace) -> int:
@@ -151,35 +161,6 @@ def run_with_mutator(target: Target, seed: int, seconds: float, artifacts: Path)
         say(f"seed {seed}: {crash}\nthe input is saved in {path}")
         return 1
     say(f"executions: {executions}")
-    return 0
-
-
-def run_with_atheris(target: Target, options: argparse.Namespace) -> int:
-    """The same, guided by coverage. libFuzzer ends the process itself."""
-    import atheris
-
-    # What `targets` imported is replaced by instrumented copies.
-    ours = ("signedwire", "tomllib", f"{__package__}.targets")
-    for name in [name for name in sys.modules if name.startswith(ours)]:
-        if not name.endswith("_pb2"):  # a protobuf file can be registered only once
-            del sys.modules[name]
-    with atheris.instrument_imports(include=["signedwire", "tomllib"]):
-        targets = importlib.import_module(f"{__package__}.targets")
-    atheris.Setup(
-        [
-            sys.argv[0],
-            f"-max_total_time={max(1, round(options.seconds))}",
-            f"-seed={options.seed}",
-            f"-max_len={target.max_size}",
-            f"-artifact_prefix={options.artifacts}/{target.name}-",
-            "-timeout=20",
-            f"-rss_limit_mb={_MAX_MEMORY}",
-            "-print_final_stats=1",
-            str(options.corpus),
-        ],
-        targets.TARGETS[target.name].run,
-    )
-    atheris.Fuzz()
     return 0
 
 

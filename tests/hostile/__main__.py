@@ -28,7 +28,6 @@ from .attacker import ATTACKS, BURNER, NOBODY
 from .bench import Limits, Row, header, measure
 from .child import LOOPS, ChildError
 from .dead import PREFIX, measure_dead, names
-from .estop import RATES, measure_stops
 from .recipient_attacks import RECIPIENT_ATTACKS, UNREAD_ATTACKS
 
 __all__ = ["main", "measured"]
@@ -93,11 +92,7 @@ async def run(chosen: list[str], options: argparse.Namespace) -> list[Any]:
                 row = Row(attack=attack, links=links, broken=[str(error)])
             add(row)
     for name in chosen:
-        if name in RATES:
-            stops = await measure_stops(name, options.stops, options.loop)
-            stops.judge()
-            add(stops)
-        elif name.startswith(PREFIX):
+        if name.startswith(PREFIX):
             add(await measure_dead(name, options.seconds))
     return rows
 
@@ -107,7 +102,6 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--attack", action="append", help="name or pattern; default: all")
     parser.add_argument("--links", type=int, action="append", help="default: 1, 8 and 40")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each row; default 2")
-    parser.add_argument("--stops", type=int, default=50, help="emergency stops; default 50")
     parser.add_argument("--tries", type=int, default=3, help="of a row at most; default 3")
     parser.add_argument("--loop", choices=sorted(LOOPS), default="asyncio")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
@@ -119,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run what the arguments name; 0 where every limit held."""
     options = arguments(argv)
     patterns = options.attack or ["*"]
-    known = [*ATTACKS, *RATES, *names()]
+    known = [*ATTACKS, *names()]
     chosen = [name for name in known if any(fnmatch(name, one) for one in patterns)]
     if options.list:
         say("\n".join(chosen))

@@ -28,6 +28,7 @@ __all__ = ["LIFETIME", "Child", "ChildError", "child", "commands", "main", "say"
 ROOT: Final = Path(__file__).resolve().parents[2]
 LIFETIME: Final = 300.0
 """Seconds after which a child ends, whatever it does."""
+_MAX_ANSWER: Final = 4 * 1024 * 1024
 
 LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {
     "asyncio": asyncio.new_event_loop,
@@ -92,6 +93,7 @@ async def child(module: str, *words: object) -> AsyncIterator[Child]:
         *(sys.executable, "-m", f"hostile.{module}", *map(str, words)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        limit=_MAX_ANSWER,
         env=os.environ | {"PYTHONPATH": paths},
     )
     made = Child(module, process)
@@ -104,10 +106,14 @@ async def child(module: str, *words: object) -> AsyncIterator[Child]:
 # -- the child's side --------------------------------------------------------------
 
 
-def main(run: Coroutine[Any, Any, None], loop: str = "asyncio") -> None:
-    """Run a child on the named event loop until its stdin ends."""
+def main(
+    run: Coroutine[Any, Any, None],
+    loop: str | Callable[[], asyncio.AbstractEventLoop] = "asyncio",
+) -> None:
+    """Run a child on the event loop of a name, or of a function, until its stdin ends."""
     threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
-    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+    factory = LOOPS[loop] if isinstance(loop, str) else loop
+    with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(run)
 
 

@@ -212,10 +212,17 @@ class RawPeer:
         await self.say()
 
     async def end(self, code: int = frames.CLOSE_DONE, why: str = "so the test wants") -> None:
-        """Say CLOSE and hang up."""
+        """Say CLOSE, and hang up when the other side has.
+
+        Bytes of it that came and are not read would have the kernel send RST, and CLOSE be lost.
+        """
         self.session.close(code, why)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, TimeoutError):
             await self.say()
+            self._sock.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(1):
+                while await asyncio.get_running_loop().sock_recv(self._sock, 65536):
+                    pass
         self.close()
 
     def close(self) -> None:

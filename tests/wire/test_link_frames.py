@@ -72,7 +72,7 @@ any_frame = st.one_of(
     parts,
     receipts,
     refusals,
-    st.builds(Read, u64s, u32s),
+    st.builds(Read, u64s, u32s, u64s),
     st.builds(CreditFrame, credits),
     pings,
     st.builds(Pong, pings, stamps, stamps),
@@ -143,7 +143,7 @@ class TestLayouts:
         assert part.encode() == framed(2, body)
 
     def test_read(self) -> None:
-        assert Read(U64 - 1, 7).encode() == framed(4, le(U64 - 1, 8) + le(7, 4))
+        assert Read(U64 - 1, 7, 9).encode() == framed(4, le(U64 - 1, 8) + le(7, 4) + le(9, 8))
 
     @pytest.mark.parametrize("committed", [0, 1])
     @pytest.mark.parametrize("kind", [1, 2, 3])

@@ -276,10 +276,10 @@ class TestOutgoing:
 
     def test_one_read_for_each_part_is_free(self) -> None:
         outgoing = outgoing_batches()
-        assert outgoing.note_read(Read(0, 0), 1.0) == 1
+        assert outgoing.note_read(Read(0, 0, 0), 1.0) == 1
         outgoing.add(writer(20_000, 0))
         outgoing.take()
-        assert [outgoing.note_read(Read(1, 0), 1.0) for _ in range(3)] == [0, 0, 1]
+        assert [outgoing.note_read(Read(1, 0, 0), 1.0) for _ in range(3)] == [0, 0, 1]
 
 
 DATA = bytes(5000)
@@ -531,7 +531,7 @@ class TestRead:
         assert bob.data_to_send() == b""
         bob.receive_data(encode_batch(SIGNATURE, [WHOLE]), 1.005)
         bob.handle_timeout(1.02, 1.02)
-        assert frames_of(bob.data_to_send()) == [Read(10_000, 15_000)]
+        assert frames_of(bob.data_to_send()) == [Read(10_000, 15_000, 5_000)]
         assert bob.next_timeout() == pytest.approx(6.005)
         bob.handle_timeout(1.05)
         assert bob.data_to_send() == b""
@@ -541,7 +541,7 @@ class TestRead:
         _, bob = open_pair()
         one = of_size(32 * 1024)
         bob.receive_data(encode_batch(SIGNATURE, [one]), 1.0)
-        assert frames_of(bob.data_to_send()) == [Read(32 * 1024, 0)]
+        assert frames_of(bob.data_to_send()) == [Read(32 * 1024, 0, 0)]
 
     def test_together_with_other_frames(self) -> None:
         _, bob = open_pair()
@@ -552,7 +552,7 @@ class TestRead:
         bob.send_receipts(1, [bytes(32)], 7)
         receipt, read = frames_of(bob.data_to_send(0, 1.006))
         assert isinstance(receipt, Receipts)
-        assert read == Read(5000, 6000)
+        assert read == Read(5000, 6000, 0)
 
     def test_what_the_peer_has_read(self) -> None:
         alice, bob = open_pair(ours=BIG, theirs=BIG)
@@ -569,9 +569,9 @@ class TestRead:
         alice, _ = open_pair()
         alice.send_batch([WHOLE])
         alice.data_to_send()
-        alice.receive_data(Read(5000, 0).encode() * 2, 1.0)
+        alice.receive_data(Read(5000, 0, 0).encode() * 2, 1.0)
         assert not alice.is_closed
-        alice.receive_data(Read(read, 0).encode(), 1.0)
+        alice.receive_data(Read(read, 0, 0).encode(), 1.0)
         (closed,) = events_of(alice)
         assert isinstance(closed, Closed)
         assert closed.cause == "the peer sent a READ that does not fit what was sent"

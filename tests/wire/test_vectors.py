@@ -317,7 +317,7 @@ def plain_frames() -> dict[str, str]:
             )
             for code, reason in enumerate(REASONS, 1)
         },
-        "read": plain_frame(0x04, le(32_768, 8) + le(12_345, 4)),
+        "read": plain_frame(0x04, le(32_768, 8) + le(12_345, 4) + le(2**40 + 7, 8)),
         "credit": plain_frame(0x05, credit),
         "ping": plain_frame(0x06, le(1, 8) + le(TIMESTAMP, 8) + le(5_000_000, 8)),
         "pong": plain_frame(

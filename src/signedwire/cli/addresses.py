@@ -41,7 +41,8 @@ def find_peer(to: str, options: CommonOptions, fallback: Target | None) -> tuple
         DidError, AddressError: `to` is malformed.
         ConfigError: the peers file cannot be used.
     """
-    did, address = find_route(to, options, fallback)
+    did, routing = find_route(to, options, fallback)
+    address = routing.resolve(did)
     if address is None:
         raise no_address(did, options)
     return did, address
@@ -49,21 +50,28 @@ def find_peer(to: str, options: CommonOptions, fallback: Target | None) -> tuple
 
 def find_route(
     to: str, options: CommonOptions, fallback: Target | None
-) -> tuple[Did, Target | None]:
-    """Like `find_peer`, but an unknown address is `None`: a store can keep the message.
+) -> tuple[Did, RoutingTable]:
+    """Return the DID in `to`, and a table with the route to the peer alone.
+
+    The table is empty if no address is known: a store can keep the message. The route has the cap
+    of the peers file if its address is that of the file.
 
     Raises:
         BadInput: the port of the address is 0.
         DidError, AddressError: `to` is malformed.
         ConfigError: the peers file cannot be used.
     """
-    did, address = parse_peer(to)
+    (did, address), max_rate = parse_peer(to), None
     if address is None and options.peers is not None:
-        address = RoutingTable.load(options.peers).resolve(did)
+        known = RoutingTable.load(options.peers)
+        address, max_rate = known.resolve(did), known.max_rate(did)
     address = address or fallback
     if isinstance(address, Address) and address.port == 0:
         raise BadInput(f"nobody listens on port 0, as in {address}", "Write the peer's port")
-    return did, address
+    routing = RoutingTable()
+    if address is not None:
+        routing.update(did, address, max_rate=max_rate)
+    return did, routing
 
 
 def no_address(did: Did, options: CommonOptions) -> BadInput:

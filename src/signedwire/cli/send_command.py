@@ -21,7 +21,7 @@ from signedwire.errors import DeliveryFailedError, FailureKind
 from signedwire.identity import Identity
 from signedwire.routing import RoutingTable
 from signedwire.sync import Node
-from signedwire.types import DeliveryState, Did, Target, parse_peer
+from signedwire.types import DeliveryState, Did, parse_peer
 
 __all__ = ["send"]
 
@@ -33,7 +33,8 @@ def send(options: SendOptions) -> int:
     """Send one message, or the lines of standard input."""
     v1_option = _check_usage(options)
     config = options.load_config().replace(listen=None, evidence=None)
-    did, address = find_route(options.to, options, config.fallback)
+    did, routing = find_route(options.to, options, config.fallback)
+    address = routing.resolve(did)
     if address is None and options.no_store:
         raise no_address(did, options)
     if options.v1 or v1_option is not None:
@@ -48,7 +49,7 @@ def send(options: SendOptions) -> int:
         if options.timeout is not None and lock.waited > _LEAST_TIMEOUT:
             left = max(_LEAST_TIMEOUT, round(options.timeout - lock.waited, 2))
             options = dataclasses.replace(options, timeout=left)
-        return _send(options, identity, config, did, address, store)
+        return _send(options, identity, config, did, routing, store)
 
 
 def _send(
@@ -56,11 +57,10 @@ def _send(
     identity: Identity,
     config: TransportConfig,
     did: Did,
-    address: Target | None,
+    routing: RoutingTable,
     store: Chosen,
 ) -> int:
-    wrap = wrapper(options, identity.did)
-    routing = RoutingTable({} if address is None else {did: address})
+    wrap, address = wrapper(options, identity.did), routing.resolve(did)
 
     def make(path: Path | None) -> Node:
         # Without a store, a message that a peer has for this DID would be accepted and lost.

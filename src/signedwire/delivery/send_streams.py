@@ -38,7 +38,9 @@ from signedwire.wire.sent_batch import SentBatch
 __all__ = ["Refused", "SendStreams"]
 
 MAX_BATCH_MESSAGES: Final = 256
-MAX_BATCH_BYTES: Final = 64 * 1024
+MAX_BATCH_BYTES: Final = 64 * 1024 - 1280
+"""With its signature, the sizes of its bodies and the headers of its parts, a batch has at most
+64 KiB: a link then writes it whole. The rest of a larger one takes a write of its own."""
 
 _PLACE_WEIGHT: Final = 96
 """Memory of one place in a batch, in bytes: a hash, and its entries in two lists."""
@@ -196,7 +198,7 @@ class SendStreams:
                 deadline, and for any message that is final or has a larger payload than
                 `largest`. It must change neither the lanes nor the stream.
             largest: The largest payload that the peer accepts, in bytes.
-            max_bytes: Maximum size of the batch in bytes; at most 64 KiB are used.
+            max_bytes: Maximum size of the batch in bytes; at most `MAX_BATCH_BYTES` are used.
         """
         max_bytes = min(max_bytes, MAX_BATCH_BYTES)
         batch: list[OutgoingMessage] = []

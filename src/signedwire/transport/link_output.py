@@ -133,8 +133,11 @@ class LinkOutput:
                 return data
             if priority < _CRITICAL and session.outgoing.room(now) <= 0:
                 break  # do not sign yet
-            while waiting and waiting[-1] % VOLATILE == priority:
-                self._begin_batch(session, sender, waiting.pop())
+            for stream in [each for each in waiting if each % VOLATILE == priority]:
+                # A stream whose batch is not written whole begins the next one after that.
+                if not session.outgoing.has(stream):
+                    waiting.remove(stream)
+                    self._begin_batch(session, sender, stream)
             if session.outgoing.top < priority:
                 continue  # there is no credit for it
             room = min(most, session.outgoing.room(now))
@@ -151,15 +154,21 @@ class LinkOutput:
         self._pump_later(session.outgoing.window.next_room(now), now)
         return data
 
+    @property
+    def _has_waiting(self) -> bool:
+        """Whether parts or messages wait."""
+        session, peer_session = self._state.session, self._state.peer_session
+        assert session is not None
+        assert peer_session is not None
+        return session.outgoing.top >= 0 or bool(peer_session.sender.lanes)
+
     def _pump_later(self, at: float | None, now: float) -> None:
         """Call `pump()` at this instant. `None`: a READ of the peer will do that."""
         if at is not None and self._pump_handle is None:
             self._pump_handle = self._loop.call_later(at - now, self.pump)
 
     def _begin_batch(self, session: Session, sender: PeerSender, stream: int) -> None:
-        """Sign a batch of a stream, within the credit, unless one is under way."""
-        if session.outgoing.has(stream):
-            return
+        """Sign a batch of a stream that has none under way, within the credit."""
         hello = session.their_hello
         assert hello is not None
         credit = session.credit_left(stream)
@@ -219,8 +228,8 @@ class LinkOutput:
                 self.flush()
 
     def pump_soon(self) -> None:
-        """Call `pump()` in the next turn of the event loop, if the socket takes more bytes."""
-        if self._socket.is_paused:
+        """Call `pump()` in the next turn of the loop, if anything waits and the socket takes it."""
+        if self._socket.is_paused or not self._has_waiting:
             return
         if isinstance(self._pump_handle, asyncio.TimerHandle):
             self._pump_handle.cancel()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from signedwire.identity import Identity
 from signedwire.wire.batch import batch_root, leaves_of
 from signedwire.wire.envelope import sign_batch
 from signedwire.wire.joint import sign_joint
 from signedwire.wire.link_frames import Receipts
-from signedwire.wire.receipt_signer import Acceptance, ReceiptSigner
+from signedwire.wire.receipt_signer import Acceptance, ReceiptSigner, signed
 from signedwire.wire.sent_batch import SentBatch
 
 __all__ = ["BatchSigner"]
@@ -40,5 +38,5 @@ class BatchSigner:
         leaves = leaves_of(bodies)
         root = batch_root(bytes(self._identity.did), leaves)
         signature = sign_joint(self._identity, root, receipt)
-        joined = replace(plain, signature=signature[len(receipt) :], root=root)
+        joined = signed(plain, signature[len(receipt) :], root)
         return SentBatch(root, leaves, signature), joined

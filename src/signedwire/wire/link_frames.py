@@ -1,9 +1,8 @@
 """The frames of a v2 link: `u32 BE length ‖ u8 type ‖ body`.
 
-The length counts type and body. A frame has at most 16,384 bytes. Every body has a fixed
-layout with little-endian integers; docs/protocol.md is the normative text. A receiver skips
-an unknown type whose high bit is set; any other unknown type closes the link. `decode()`
-checks everything that needs no state of the link.
+The length counts type and body. A frame has at most 16,384 bytes. Integers in bodies are
+little-endian; docs/protocol.md is the normative text. A receiver skips an unknown type whose high
+bit is set; any other closes the link. `decode()` checks all that needs no state of the link.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ _PART: Final = struct.Struct("<BB")
 _FIRST_PART: Final = struct.Struct("<BBHI")
 _FRAMED_PART: Final = struct.Struct(">IBBB")
 _BATCH: Final = struct.Struct("<HI")
-_READ: Final = struct.Struct("<QI")
+_READ: Final = struct.Struct("<QIQ")
 _RECEIPT: Final = struct.Struct("<BQB")
 _CREDIT: Final = struct.Struct("<16Q")
 _PING: Final = struct.Struct("<3Q")
@@ -295,10 +294,13 @@ class Read:
     """Bytes of batches read so far on this link, without the headers of parts."""
     age_us: int
     """Microseconds since the last of them was read."""
+    read_at_us: int
+    """When that was: microseconds by a monotonic clock of the reader, since any fixed instant."""
 
     def encode(self) -> bytes:
         """Encode the whole frame."""
-        return _PREFIX.pack(_READ.size + 1, READ) + _READ.pack(self.bytes_read, self.age_us)
+        fields = self.bytes_read, self.age_us, self.read_at_us
+        return _PREFIX.pack(_READ.size + 1, READ) + _READ.pack(*fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -254,6 +254,8 @@ class OutgoingBatches:
                 not count what is taken.
         """
         pieces: list[Bytes] = []
+        if not self._queue:
+            return pieces
         before, part, is_urgent = self.bytes_out, self.window.part, self.top == _CRITICAL
         while self._queue and (room is None or room > 0):
             at = self._next() if len(self._queue) > 1 else 0
@@ -315,7 +317,7 @@ class OutgoingBatches:
         read = report.bytes_read
         if not self.window.read <= read <= self.bytes_out:
             raise peer_sent("a READ that does not fit what was sent")
-        self.window.note_read(read, report.age_us / 1e6, now)
+        self.window.note_read(read, report.age_us / 1e6, report.read_at_us / 1e6, now)
         if not self._free_reads:
             return 1
         self._free_reads -= 1

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from signedwire.errors import SignatureError
 from signedwire.types import Did
 from signedwire.wire.copies import verify_received
 from signedwire.wire.joint import is_statement_signed, receipt_hash
 from signedwire.wire.link_frames import Receipts
 from signedwire.wire.parts import Batch
+from signedwire.wire.receipt_signer import signed
 from signedwire.wire.session_events import BatchFailed, BatchReceived
 
 __all__ = ["PeerSignatures"]
@@ -46,7 +45,7 @@ class PeerSignatures:
         except SignatureError:
             return BatchFailed(batch.bodies), None
         if joined is not None:
-            joined = replace(joined, signature=batch.signature, root=root)
+            joined = signed(joined, batch.signature, root)
         return BatchReceived(batch.bodies, root, leaves, signature, batch.copies), joined
 
     def fits(self, receipts: Receipts) -> bool:

@@ -20,11 +20,13 @@ One with every receipt of a lone message cost more than one each 5 ms."""
 class ReadReports:
     """Counts the bytes of batches that were read, and the part that was reported."""
 
-    __slots__ = ("_fine", "_fine_since", "_read", "_reported", "_since")
+    __slots__ = ("_fine", "_fine_origin", "_fine_since", "_read", "_reported", "_since")
 
     def __init__(self) -> None:
         self._read = self._reported = 0
         self._since = self._fine_since = self._fine = 0.0
+        self._fine_origin: float | None = None
+        """The first instant that was noted. The clock itself is no business of the peer."""
 
     def note(self, read: int, now: float, fine: float) -> bool:
         """Note that `read` bytes were read so far; return whether READ is due at once.
@@ -33,6 +35,8 @@ class ReadReports:
         """
         if self._read == self._reported:
             self._since, self._fine_since = now, fine
+        if self._fine_origin is None:
+            self._fine_origin = fine
         self._read, self._fine = read, fine
         return read - self._reported >= _SOON
 
@@ -47,8 +51,8 @@ class ReadReports:
 
     def take(self, fine: float) -> Read | None:
         """Make the report; `None` if there is nothing new. `fine` is as in `note()`."""
-        if self._read == self._reported:
+        if self._read == self._reported or self._fine_origin is None:
             return None
         self._reported = self._read
         age = max(0, min(round((fine - self._fine) * 1e6), 2**32 - 1))
-        return Read(self._read, age)
+        return Read(self._read, age, max(0, round((self._fine - self._fine_origin) * 1e6)))

@@ -1,12 +1,17 @@
 """How many bytes of batches may be under way to the peer, so that an urgent one need not wait long.
 
-    window = best rate of the last 10 full round trips × (least round trip + 20 ms)
+    window = best rate of the last 10 full round trips × (round trip − wait on the way + 20 ms)
 
 The rate is what the peer reads, by its READ frames. A window of less than rate × round trip would
 leave the path idle. Each byte beyond that waits in a queue, and the 20 ms bound this queue,
 whatever buffers lie on the path. The rule is that of BBR [1], with the path's end in the peer's
-node instead of its kernel. So it also holds over a proxy or a relay, which
-acknowledge bytes that the peer does not have yet.
+node instead of its kernel. So it also holds over a proxy or a relay, which acknowledge bytes that
+the peer does not have yet.
+
+READ tells when the bytes were read, by the clock of the peer. So the time on the way is known, but
+for a constant, and the bytes with the least time in 10 s did not wait. LEDBAT measures so too [2].
+What the peer sends does not disturb it. If the peer fills its own direction, READs wait behind
+those bytes: the window is longer by that wait, and the rate is measured by the clock of the peer.
 
 The sending rate may also have a cap, `max_rate`. A debt grows with each byte and shrinks at that
 rate. More is written when the debt is less than 20 ms of the rate. The measured rate does not fall
@@ -14,6 +19,7 @@ while the cap alone limits.
 
 [1] Cardwell, Cheng, Gunn, Hassas Yeganeh, Jacobson: BBR: Congestion-Based Congestion Control.
     ACM Queue 14(5), 2016.
+[2] Shalunov, Hazel, Iyengar, Kuehlewind: Low Extra Delay Background Transport. RFC 6817, 2012.
 """
 
 from __future__ import annotations
@@ -38,12 +44,14 @@ _ROUNDS: Final = 10
 """Number of full round trips whose best rate counts."""
 _PROBE_EVERY: Final = 8
 _PROBE_GAIN: Final = 1.25
+_PROBE: Final = 0.01
+"""Seconds of the rate by which the window is larger at most, except at the start."""
 _START_GAIN: Final = 2.89
 """The window is so much larger until the rate stops rising. So the rate doubles with each round
 trip: 2 / ln 2, from BBR."""
 _PROBE_PATIENCE: Final = 2
 """Number of full round trips without a rise that end the larger window."""
-_RISE: Final = 1.1
+_RISE: Final = 1.03
 """A rate that is so much higher is not chance."""
 _CAP_GAIN: Final = 2
 """With a cap, the window is at most so many times what the cap lets pass. So it is full only if
@@ -52,16 +60,10 @@ _PATIENCE: Final = 3
 """Number of full round trips without a rise that end the start, as a longer queue also does."""
 _URGENT_RATE: Final = 64 * 1024
 """Bytes per second of urgent batches that may pass a full window."""
-_TWO_WAY_ROOM: Final = 0.06
-"""Seconds that the window is longer if the peer sends too. Then the pace keeps the queues short."""
-_EASE: Final = 0.9
-"""The part of the pace while two-way queues are too long."""
-_TWO_WAY: Final = 0.25
-"""The part of what we send from which on the peer counts as sending too."""
 _PAUSE: Final = 0.1
 """Seconds without a write after which what waited does not wait any more."""
 _MEMORY: Final = 10.0
-"""Seconds after which the least round trip must be seen again."""
+"""Seconds after which a way without a wait must be seen again."""
 _MAX_SENT: Final = 256
 """Number of writes that are remembered. A READ for an older one gives no measurement."""
 
@@ -90,16 +92,16 @@ class SendWindow:
         "_drain_end",
         "_heard_at",
         "_is_full",
-        "_is_late",
-        "_is_two_way",
         "_least_at",
+        "_least_transit",
         "_leaves_at",
+        "_path",
         "_quiet_rounds",
         "_rates",
         "_round_at",
         "_round_end",
         "_round_read",
-        "_round_received",
+        "_round_sent_at",
         "_rounds",
         "_sent",
         "_urgent_until",
@@ -109,7 +111,6 @@ class SendWindow:
         "max_rate",
         "rate",
         "read",
-        "received",
         "written",
     )
 
@@ -118,12 +119,10 @@ class SendWindow:
         """Bytes of batches that were written."""
         self.read = 0
         """Bytes of batches that the peer has read."""
-        self.received = 0
-        """Bytes of batches that the peer has sent, noted by the session."""
         self.rate = 0.0
         """Bytes per second that the path carries; 0: not known yet."""
         self.least_round_trip = inf
-        """Seconds of the shortest round trip; infinite: not known yet."""
+        """Seconds of the shortest round trip lately; infinite: not known yet."""
         self.is_starting = True
         """Whether the rate still rises with the window."""
         self.has_more = False
@@ -144,12 +143,14 @@ class SendWindow:
         """When all urgent bytes will have passed at their rate."""
         self._round_end = self._round_read = 0
         """Bytes that the peer will have read at the end of the round trip, and at its beginning."""
-        self._round_at = 0.0
-        self._round_received = 0
-        self._is_late = False
-        """Whether the last round trip was longer than the least by twice the time of the queue."""
-        self._is_two_way = False
-        """Whether the peer sends too, so that its READs wait in a queue of its own."""
+        self._round_at: float | None = None
+        """When the peer had read them, by its clock; `None`: the first READ will tell."""
+        self._round_sent_at = 0.0
+        """When the last of them was written."""
+        self._path = 0.0
+        """Seconds of the last round trip without the wait on the way to the peer."""
+        self._least_transit = inf
+        """Seconds from a write to the peer's clock when it was read, if no byte had to wait."""
         self._rounds = 0
         """Number of full round trips; one with a larger window that found a rise does not count."""
         self._quiet_rounds = 0
@@ -164,27 +165,19 @@ class SendWindow:
             return _FIRST
         if self._drain_end is not None:
             return self.part
-        rate = self._gain * self.rate
+        seconds = self._path + _QUEUE
+        more = (self._gain - 1) * seconds
+        seconds += more if self.is_starting else min(more, _PROBE)
+        rate = self.rate
         if self.max_rate is not None:
             rate = min(rate, _CAP_GAIN * self.max_rate)
-        return max(self.part, int(rate * (self.least_round_trip + self._queue)))
+        return max(self.part, int(rate * seconds))
 
     @property
     def _gain(self) -> float:
         if self.is_starting:
             return _START_GAIN
         return 1.0 if self._rounds % _PROBE_EVERY else _PROBE_GAIN
-
-    @property
-    def _queue(self) -> float:
-        """Seconds that bytes and their READ may wait in the queues of both directions."""
-        return _QUEUE + _TWO_WAY_ROOM if self._is_two_way else _QUEUE
-
-    @property
-    def _pace(self) -> float:
-        """Bytes per second that may be written."""
-        pace = self._gain * self.rate
-        return pace * _EASE if self._is_two_way and self._is_late else pace
 
     @property
     def part(self) -> int:
@@ -210,7 +203,7 @@ class SendWindow:
         if self.rate:
             # Else a window that is written at once, after a pause, would wait in one place.
             left = _QUEUE - max(0.0, self._leaves_at - now)
-            room = min(room, int(left * self._pace))
+            room = min(room, int(left * self._gain * self.rate))
         return room
 
     def _capped_room(self, now: float, max_rate: float) -> int:
@@ -239,10 +232,10 @@ class SendWindow:
         return size if used + size <= _URGENT_RATE else 0
 
     def note_full(self, now: float) -> None:
-        """Note that bytes wait because the window is full, or for the cap."""
+        """Note that bytes wait: because the window is full, for the cap, or for the socket."""
         self.has_more = True
-        cap = self.max_rate
-        if cap is None or self._path_room(now) <= self._capped_room(now, cap):
+        room, cap = self._path_room(now), self.max_rate
+        if room < self.part and (cap is None or room <= self._capped_room(now, cap)):
             self._is_full = self._drain_end is None
 
     def note_written(self, written: int, now: float, *, is_urgent: bool = False) -> None:
@@ -254,10 +247,10 @@ class SendWindow:
             used = (written - self.written) / _URGENT_RATE
             self._urgent_until = max(self._urgent_until, now) + used
         if not self.under_way and (not self.has_more or now > self._heard_at + _PAUSE):
-            self._begin_round(self.written, now)  # a pause is over
+            self._begin_round(self.written, None, now)  # a pause is over
         self.has_more = False
         if self.rate:
-            paced = (written - self.written) / self._pace
+            paced = (written - self.written) / (self._gain * self.rate)
             self._leaves_at = max(self._leaves_at, now) + paced
         if self.max_rate is not None:
             self._debt = self._debt_left(now, self.max_rate) + written - self.written
@@ -267,13 +260,16 @@ class SendWindow:
         before, self.written = self.written, written
         self._sent.append(_Sent(before, written, now, self.rate > 0))
 
-    def note_read(self, read: int, age: float, now: float) -> None:
-        """Note that the peer has read `read` bytes of batches, the last of them `age` seconds ago.
+    def note_read(self, read: int, age: float, read_at: float, now: float) -> None:
+        """Note that the peer has read `read` bytes of batches.
 
-        `now` is the instant at which its READ came. The journey of READ counts as a part of the
-        round trip.
+        Args:
+            read: The number of bytes.
+            age: Seconds from the last of them to the peer's READ.
+            read_at: When the peer read the last of them, by its clock, in seconds.
+            now: When READ came. Its journey counts as a part of the round trip.
         """
-        self._heard_at, at = now, now - age
+        self._heard_at = now
         sent = None  # the write of the last byte that was read
         while self._sent and (sent is None or sent.end < read):
             sent = self._sent[0]
@@ -281,27 +277,30 @@ class SendWindow:
                 break
             self._sent.popleft()
         self.read = read
-        if sent is not None and sent.begin < read <= sent.end:
-            self._note_round_trip(max(0.0, at - sent.at), sent, now)
-        if read > self._round_end and at - self._round_at >= _QUEUE:
-            self._end_round(at)
+        if sent is None or not sent.begin < read <= sent.end:
+            return
+        self._note_round_trip(max(0.0, now - age - sent.at), read_at - sent.at, sent, now)
+        if self._round_at is None:
+            self._begin_round(self._round_end, read_at, sent.at)
+        elif read > self._round_end and read_at - self._round_at >= _QUEUE:
+            self._end_round(read_at - self._round_at, sent.at - self._round_sent_at)
+            self._begin_round(self.written, read_at, sent.at)
 
-    def note_ping(self, seconds: float, now: float) -> None:
+    def note_ping(self, seconds: float) -> None:
         """Note the round trip of a PING."""
-        if seconds <= self.least_round_trip:
-            self.least_round_trip, self._least_at = seconds, now
+        self.least_round_trip = min(self.least_round_trip, seconds)
 
-    def _begin_round(self, end: int, at: float) -> None:
+    def _begin_round(self, end: int, read_at: float | None, sent_at: float) -> None:
         """Begin a round trip, which ends when the peer has read more than `end` bytes."""
         self._is_full = False
-        self._round_end, self._round_at, self._round_read = end, at, self.read
-        self._round_received = self.received
+        self._round_end, self._round_read = end, self.read
+        self._round_at, self._round_sent_at = read_at, sent_at
 
-    def _end_round(self, at: float) -> None:
+    def _end_round(self, read_in: float, sent_in: float) -> None:
+        """Learn the rate of bytes that were sent and read in so many seconds."""
         # A round takes at least the time of the queue: a path may let one burst pass at once.
-        count = self.read - self._round_read
-        found = count / (at - self._round_at)
-        self._is_two_way = self.received - self._round_received >= _TWO_WAY * count
+        # Bytes that were read faster than they were sent had waited for a peer that stalled.
+        found = (self.read - self._round_read) / max(read_in, sent_in)
         known = max(self._rates, default=0.0)
         if self._is_full or found > known > 0:  # the first rate is one that a window has limited
             self._rates.append(found)
@@ -315,19 +314,24 @@ class SendWindow:
             # A larger window shows in the rate of the next round trip. If it rises, go on with it.
             if self._rounds % _PROBE_EVERY or self._quiet_rounds >= _PROBE_PATIENCE:
                 self._rounds += 1
-        self._begin_round(self.written, at)
 
-    def _note_round_trip(self, seconds: float, sent: _Sent, now: float) -> None:
-        self.note_ping(seconds, now)
-        self._is_late = seconds > self.least_round_trip + 2 * _QUEUE
-        if sent.is_paced and seconds > self.least_round_trip + self._queue:
+    def _note_round_trip(self, seconds: float, transit: float, sent: _Sent, now: float) -> None:
+        self.note_ping(seconds)
+        if transit - self._least_transit > seconds:
+            self._least_transit = inf  # no wait is longer than the round trip: a clock was set
+        if transit <= self._least_transit:
+            self._least_transit, self._least_at = transit, now
+        wait = transit - self._least_transit
+        self._path = seconds - wait
+        if sent.is_paced and wait > _QUEUE:
             self.is_starting = False
         if self._drain_end is not None:
             if sent.end > self._drain_end:  # written when the queue was short
                 # A path that is longer now has made the rate look lower.
-                self.is_starting = seconds > self.least_round_trip + _QUEUE
-                self.least_round_trip, self._least_at = seconds, now
+                self.is_starting = wait > _QUEUE
+                self._least_transit, self._least_at = transit, now
+                self.least_round_trip = self._path = seconds
                 self._drain_end, self._quiet_rounds = None, 0
-                self._begin_round(self.written, now)
+                self._begin_round(self.written, None, now)
         elif now > self._least_at + _MEMORY:
             self._drain_end = self.written

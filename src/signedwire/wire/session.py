@@ -259,6 +259,8 @@ class Session:
             precise_now: As in `handle_frame()`. If it is given, READ may go along with
                 other frames before it is due, which saves a write.
         """
+        if room == 0 and not self._control and not self._close_frame:
+            return b""
         parts = self.outgoing.take(room, precise_now)
         has_company = bool(self._control or parts)
         if has_company and precise_now is not None and self._reads.goes_along(precise_now):
@@ -495,7 +497,6 @@ class Session:
                 Reason.PROTOCOL_ERROR, "the peer sent more than it was granted"
             )
         batch = self._incoming.add(part, now)
-        self.outgoing.window.received = self._incoming.bytes_in
         if self._reads.note(self._incoming.bytes_in, now, self._precise_now):
             self._report_read(self._precise_now)
         if batch is None:
@@ -549,7 +550,7 @@ class Session:
     def _handle_pong(self, pong: Pong, now: float) -> None:
         round_trip = self.pings.measure(pong, self._precise_now)
         if round_trip is not None:
-            self.outgoing.window.note_ping(round_trip, self._precise_now)
+            self.outgoing.window.note_ping(round_trip)
 
     def _handle_close(self, close: Close, now: float) -> None:
         self._close(Closed(close.code, close.reason, is_by_peer=True))

@@ -388,7 +388,7 @@ func (l *link) gotAnswers(r *receipt) {
 
 func (l *link) gotRead(body []byte) error {
 	s := scanner{rest: body}
-	bytes, _ := s.u64(), s.u32()
+	bytes, _, _ := s.u64(), s.u32(), s.u64()
 	if !s.end() || bytes < l.readBytes || bytes > l.sentBytes {
 		return broken("a READ of %d bytes", bytes)
 	}
@@ -485,7 +485,8 @@ func (l *link) next() []byte {
 		(unread >= readSize || time.Since(l.unreportedAt) >= readPause || len(l.answers) > 0) {
 		l.reported = l.gotBytes
 		age := min(time.Since(l.gotAt).Microseconds(), math.MaxUint32)
-		return frame(typeRead, encodeRead(l.gotBytes, uint32(age)))
+		readUs := uint64(l.gotAt.Sub(began).Microseconds())
+		return frame(typeRead, encodeRead(l.gotBytes, uint32(age), readUs))
 	}
 	if len(l.answers) > 0 {
 		return l.answerFrame(l.nextReceipt())

@@ -440,10 +440,10 @@ var probes = []probe{
 		return c.frame(typeHello, c.theirs.encode())
 	}},
 	{"a READ beyond what was sent", "closed 1", func(c *caller) string {
-		return c.frame(typeRead, encodeRead(1<<40, 0))
+		return c.frame(typeRead, encodeRead(1<<40, 0, 0))
 	}},
 	{"a READ without a new byte", "pong", func(c *caller) string {
-		return c.frame(typeRead, encodeRead(0, 0))
+		return c.frame(typeRead, encodeRead(0, 0, 0))
 	}},
 	{"a smaller credit", "closed 1", func(c *caller) string {
 		var larger [streamCount]credit

@@ -308,7 +308,7 @@ func (v *vectors) frame(name string, data []byte) {
 			made = v.receipt(name, r)
 		}
 	case typeRead:
-		made = encodeRead(s.u64(), s.u32())
+		made = encodeRead(s.u64(), s.u32(), s.u64())
 	case typeCredit:
 		made = encodeCredit(scanCredit(&s))
 	case typePing:

@@ -367,6 +367,6 @@ func decodeClose(body []byte) (code uint16, text []byte, err error) {
 	return code, text, nil
 }
 
-func encodeRead(bytes uint64, age uint32) []byte {
-	return le.AppendUint32(le.AppendUint64(nil, bytes), age)
+func encodeRead(bytes uint64, age uint32, readUs uint64) []byte {
+	return le.AppendUint64(le.AppendUint32(le.AppendUint64(nil, bytes), age), readUs)
 }

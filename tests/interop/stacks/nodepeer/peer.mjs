@@ -122,7 +122,7 @@ class Link {
         throw new Fault('a receipt that is not signed by the recipient', 7)
       this.gotReceipt({ ...receipt, signature })
     } else if (type === READ) {
-      const [read] = [fields.u64(), fields.u32()]
+      const [read] = [fields.u64(), fields.u32(), fields.u64()]
       fields.end()
       if (read < this.readByThem || read > this.sent) throw new Fault(`a READ of ${read} bytes`)
       this.readByThem = read
@@ -198,7 +198,7 @@ class Link {
     this.timer = undefined
     if (this.read === this.reported || this.isClosing) return
     this.reported = this.read
-    this.write(READ, u64(this.read), u32(monotonicUs() - this.readAt))
+    this.write(READ, u64(this.read), u32(monotonicUs() - this.readAt), u64(this.readAt))
   }
 
   gotBatch({ stream, count, total, isCopies, receipt }, batch) {
