@@ -26,7 +26,7 @@ help:
 	@echo "make fuzz    SECONDS=60 of fuzzing for each parser, or for TARGET=name alone"
 	@echo "make cover   branch coverage of wire/, delivery/ and evidence/"
 	@echo "make ci-tools  programs that some tests need (Debian, as root)"
-	@echo "make wheel   a wheel for this platform with compiled wire/, and its tests"
+	@echo "make wheel   a wheel for this platform with compiled modules, and its tests"
 	@echo "make proto   regenerate the protobuf code"
 
 $(STAMP): pyproject.toml
@@ -131,13 +131,15 @@ docs: setup
 	@$(BIN)/python tests/make_configuration_page.py
 	@$(BIN)/python tests/make_metrics.py
 
-# The wheel is tested in a venv of its own, without the sources of the checkout.
+# The wheel is built apart from .venv, and tested in a venv of its own, without the sources of the
+# checkout.
+WHEEL := build/wheel
 wheel: setup
-	@rm -rf build/wheel
-	@HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
-	@$(BIN)/python -m venv --clear $(VENV)/wheel
-	@$(VENV)/wheel/bin/python -m pip install --quiet "$$(ls build/wheel/*.whl)[cli,payloads,fast]" pytest pytest-asyncio pytest-timeout hypothesis
-	@SIGNEDWIRE_COMPILED=1 $(VENV)/wheel/bin/python -m pytest tests/wire tests/delivery
+	@rm -rf $(WHEEL)
+	@HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(WHEEL) .
+	@$(BIN)/python -m venv $(WHEEL)/venv
+	@$(WHEEL)/venv/bin/python -m pip install --quiet "$$(ls $(WHEEL)/*.whl)[cli,payloads,fast]" pytest pytest-asyncio pytest-timeout hypothesis
+	@SIGNEDWIRE_COMPILED=1 $(WHEEL)/venv/bin/python -m pytest tests/wire tests/delivery
 
 # The generated code is checked in, so only someone who changes v1.proto needs this.
 # It has a venv inside ours, because this grpcio-tools wants an older protobuf than

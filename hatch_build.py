@@ -1,9 +1,9 @@
 """The build hook of the compiled wheel.
 
 It is off by default, so that every usual build is pure Python. `make wheel` turns it on with
-`HATCH_BUILD_HOOK_ENABLE_CUSTOM=true`. The hook then compiles the modules below with mypyc, and
-adds the result to the wheel. The sources stay in the wheel too, and nothing is written into the
-checkout.
+`HATCH_BUILD_HOOK_ENABLE_CUSTOM=true`. The hook then compiles with mypyc the modules that
+pyproject.toml names, and adds the result to the wheel. The sources stay in the wheel too, and
+nothing is written into the checkout.
 """
 
 import contextlib
@@ -12,18 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-
-COMPILED = "signedwire/wire/*.py"
-"""The modules that are compiled, as a pattern below `src/`. delivery/ is not among them: its
-bound methods are kept by weak references, which compiled methods do not have, and tests replace
-its methods and derive from its classes."""
-
-LEFT_OUT = {
-    "signedwire/wire/__init__.py": "it has no code",
-    "signedwire/wire/envelope.py": "a compiled function refuses wrong types with texts of its own",
-    "signedwire/wire/large.py": "a compiled class cannot derive from a pure one, here of envelope",
-}
-"""The modules among them that stay pure Python, with the reason."""
 
 
 class CompileHook(BuildHookInterface[Any]):
@@ -36,7 +24,8 @@ class CompileHook(BuildHookInterface[Any]):
         self._place = tempfile.TemporaryDirectory()
         libraries = Path(self._place.name, "lib")
         with contextlib.chdir(Path(self.root, "src")):
-            compile_modules(Path(self._place.name))
+            found = modules(self.config["compiled"], self.config["pure"])
+            compile_modules(found, Path(self._place.name))
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
         for library in libraries.rglob("*"):
@@ -49,13 +38,14 @@ class CompileHook(BuildHookInterface[Any]):
             self._place.cleanup()
 
 
-def modules() -> list[str]:
+def modules(compiled: list[str], pure: list[str]) -> list[str]:
     """Return the paths of the compiled modules, below the current directory `src/`."""
-    found = (path.as_posix() for path in sorted(Path().glob(COMPILED)))
-    return [path for path in found if path not in LEFT_OUT]
+    package = Path("signedwire")
+    found = {path for pattern in compiled for path in package.glob(pattern)}
+    return sorted(str(path) for path in found - {package / path for path in pure})
 
 
-def compile_modules(place: Path) -> None:
+def compile_modules(paths: list[str], place: Path) -> None:
     """Compile the modules into `place / "lib"`.
 
     Types are checked by `make check`, so here mypy needs neither the dependencies nor its
@@ -71,7 +61,7 @@ def compile_modules(place: Path) -> None:
         f"--cache-dir={place / 'cache'}",
     ]
     extensions = mypycify(
-        [*options, *modules()],
+        [*options, *paths],
         target_dir=str(place / "c"),
         group_name="signedwire",
         debug_level="0",
