@@ -582,13 +582,13 @@ class TestStatus:
         link.window.note_written(1000, 1.0)
         link.window.note_full(1.0)
         link.window.note_read(500, 0.0, 7.0, 1.1)
-        link.window.note_written(2000, 1.1)
+        link.window.note_written(16_500, 1.1)
         link.window.note_full(1.1)
         link.window.note_read(2000, 0.1, 7.1, 1.3)
         busy = session.status()
         assert busy.rate == pytest.approx(15_000)
         assert busy.least_round_trip == pytest.approx(0.1)
-        assert busy.bytes_in_flight == 0
+        assert busy.bytes_in_flight == 14_500
         link.window = None
         assert session.status().window is None
         assert status.credit is not None
