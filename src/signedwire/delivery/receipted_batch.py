@@ -1,4 +1,4 @@
-"""What the receipts of a batch need for their proofs.
+"""The parts of receipt proofs that the receipts of one batch share.
 
 A receipt keeps an `AnsweredBatch`, and nothing else does: who sent the batch has only a weak
 reference. So the hashes of a batch go with the last of its receipts.
