@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup ci-tools demo test check format cover fuzz sim without-v1 cancellation crash faults soak hostile slow-links unfinished garbage bench report docs proto clean
+.PHONY: help setup ci-tools demo test check format cover fuzz sim without-v1 cancellation crash faults soak hostile slow-links unfinished garbage bench report docs wheel proto clean
 
 help:
 	@echo "make demo    messages, forgeries and crashes of several processes, in about ten seconds"
@@ -26,6 +26,7 @@ help:
 	@echo "make fuzz    SECONDS=60 of fuzzing for each parser, or for TARGET=name alone"
 	@echo "make cover   branch coverage of wire/, delivery/ and evidence/"
 	@echo "make ci-tools  programs that some tests need (Debian, as root)"
+	@echo "make wheel   a wheel for this platform with compiled modules, and its tests"
 	@echo "make proto   regenerate the protobuf code"
 
 $(STAMP): pyproject.toml
@@ -129,6 +130,16 @@ report: setup
 docs: setup
 	@$(BIN)/python tests/make_configuration_page.py
 	@$(BIN)/python tests/make_metrics.py
+
+# The wheel is built apart from .venv, and tested in a venv of its own, without the sources of the
+# checkout.
+WHEEL := build/wheel
+wheel: setup
+	@rm -rf $(WHEEL)
+	@HATCH_BUILD_HOOK_ENABLE_CUSTOM=true $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(WHEEL) .
+	@$(BIN)/python -m venv $(WHEEL)/venv
+	@$(WHEEL)/venv/bin/python -m pip install --quiet "$$(ls $(WHEEL)/*.whl)[cli,payloads,fast]" pytest pytest-asyncio pytest-timeout hypothesis
+	@SIGNEDWIRE_COMPILED=1 $(WHEEL)/venv/bin/python -m pytest tests/wire tests/delivery
 
 # The generated code is checked in, so only someone who changes v1.proto needs this.
 # It has a venv inside ours, because this grpcio-tools wants an older protobuf than

@@ -360,7 +360,7 @@ class TestLives:
         async with away(path, ALONE.replace(send_queue_limit=10)) as node:
             await node.send_many(BOB.did, [b"x"] * 500)
             queue = node._core.endpoint.sessions.session(BOB.did).sender.lanes
-            for half in (queue._durable, queue._volatile):
+            for half in (queue._durable_half, queue._volatile_half):
                 assert len(half._room_waiters) <= 1
 
     @on_asyncio

@@ -42,7 +42,7 @@ from signedwire.transport.core import NodeCore
 from signedwire.transport.own_thread import FileOpener
 from signedwire.types import Did, Reason
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
-from signedwire.wire.header import SENDER, V2_START
+from signedwire.wire.header import V2_START, sender_of
 
 __all__ = [
     "DeadLetters",
@@ -392,7 +392,7 @@ def _envelopes(store: Store, identity: Identity) -> Iterator[SignedEnvelope]:
 def _sealed(row: OutgoingRow, identity: Identity) -> SignedEnvelope:
     """Return the envelope of a row, signed as a batch of one message."""
     # Sign only messages of this key, because another program may have changed the file.
-    if not row.body.startswith(V2_START) or row.body[SENDER] != bytes(identity.did):
+    if not row.body.startswith(V2_START) or sender_of(row.body) != bytes(identity.did):
         raise EnvelopeError(
             f"message {row.id} in the store is not from {identity.did}; it was not signed",
             "Another program has changed the store: trust nothing in it",

@@ -187,7 +187,7 @@ class TestCredit:
         message.ack()
         answers = desk.session().receiver.answers
         desk.host.run()
-        for half in (answers._durable, answers._volatile):
+        for half in (answers._durable_half, answers._volatile_half):
             assert (half._handled, half._refused, half._receipt_first) == ([], [], [])
 
 
@@ -659,7 +659,7 @@ class TestAnswers:
         desk.host.is_in_loop = False
         one.ack()
         desk.host.is_in_loop = True
-        assert desk.session().receiver.answers._durable._handled == []
+        assert desk.session().receiver.answers._durable_half._handled == []
         desk.host.run()
         assert said(link) == [("handled", [batch.leaves[0]])]
 
@@ -694,7 +694,7 @@ class TestAnswers:
         desk = Desk(**(SMALL | {"credit_messages": 1, "critical_reserve": 0}))
         receiver = desk.session().receiver
         limit = 3 * 1 + 1 + 1024
-        remembered = receiver.answers._durable._remembered
+        remembered = receiver.answers._durable_half._remembered
         for number in range(limit + 5):
             remembered.put(b"%032d" % number, None)
         assert len(remembered) == limit

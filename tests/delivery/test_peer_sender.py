@@ -561,7 +561,7 @@ class TestRoom:
 
         for wake in (one, other, gone):
             assert desk.store.when_room(sender, wake)
-        assert len(sender.lanes._durable._room_waiters) == 1
+        assert len(sender.lanes._durable_half._room_waiters) == 1
         desk.store.forget_room(sender, gone)
         desk.store.forget_room(sender, gone)
         desk.link()

@@ -165,8 +165,8 @@ async def test_answers_do_not_pile_up_for_a_peer_that_stays_away() -> None:
             message.ack()
         await asyncio.sleep(0.01)
         receiver = bob._core.endpoint.sessions.session(ALICE.did).receiver
-        assert len(receiver.answers._durable._remembered) == 3 * 16 + 4 + 1024
-        assert not receiver.answers._durable._handled
+        assert len(receiver.answers._durable_half._remembered) == 3 * 16 + 4 + 1024
+        assert not receiver.answers._durable_half._handled
 
 
 # -- A3: nodes that close ------------------------------------------------------------------

@@ -146,7 +146,7 @@ async def test_those_who_gave_up_waiting_for_room_leave_nothing_behind() -> None
             for _ in range(50):
                 with pytest.raises(TimeoutError):
                     await within(0.001, wait_for_room(sender.core, NORMAL))
-            assert len(lanes._durable._room_waiters) <= 1
+            assert len(lanes._durable_half._room_waiters) <= 1
 
 
 @on_asyncio

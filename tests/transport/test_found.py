@@ -535,7 +535,7 @@ async def test_answers_do_not_pile_up_for_who_hangs_up_again_and_again() -> None
             with await dial_wordless(bob, ALICE) as alice:
                 await alice.say(hello().encode(), frames.Close(frames.CLOSE_DONE, "").encode())
                 await eventually(lambda: bob.stats().inbound_connections == 0)
-        durable = receiver.answers._durable
+        durable = receiver.answers._durable_half
         assert len(durable._handled) + len(durable._refused) <= count
         with await RawPeer.dial(bob, ALICE) as alice:
             # First that what is refused had been accepted, then the answers.

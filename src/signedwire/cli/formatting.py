@@ -11,7 +11,7 @@ from signedwire.cli.option_values import word
 from signedwire.cli.output import escape
 from signedwire.errors import DidError, SignedWireError
 from signedwire.wire.envelope import SignedEnvelope
-from signedwire.wire.header import RECIPIENT
+from signedwire.wire.header import recipient_of
 from signedwire.wire.large import LargeEnvelope
 
 __all__ = [
@@ -66,7 +66,7 @@ def recipient_text(envelope: SignedEnvelope) -> str:
     try:
         return str(envelope.recipient)
     except DidError:
-        return envelope.body[RECIPIENT].hex()
+        return recipient_of(envelope.body).hex()
 
 
 def envelope_fields(envelope: SignedEnvelope, *, is_proven: bool) -> dict[str, object]:

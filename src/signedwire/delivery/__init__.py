@@ -25,7 +25,8 @@
 - `send_streams`, `receive_streams`: ordered exactly-once delivery across v2 links: numbers, marks,
   and messages in flight, of durable messages or of volatile ones. `all_send_streams`: those of
   both. `accepted`: the last accepted messages of a lane.
-- `receipt`: the states of a sent message, and its end. `advice`: hints for its errors.
+- `receipt`: the states of a sent message, and its end. `receipted_batch`: the parts of receipt
+  proofs that the receipts of one batch share. `advice`: hints for its errors.
 - `deadlines`: deadlines in headers, and the clocks that they follow.
 - `dial_history`: the past attempts to one address, and what they mean for the next one.
   `backoff`: pauses before the next attempt.

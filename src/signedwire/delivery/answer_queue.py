@@ -46,10 +46,10 @@ class AnswerQueue:
     __slots__ = (
         "_answered",
         "_context",
-        "_durable",
+        "_durable_half",
         "_host",
         "_peer",
-        "_volatile",
+        "_volatile_half",
         "_window",
         "is_flush_due",
         "link",
@@ -67,8 +67,8 @@ class AnswerQueue:
         self._context = context
         self._host = context.host
         self._peer = peer
-        self._durable = StreamAnswers(durable, limit)
-        self._volatile = StreamAnswers(volatile, limit)
+        self._durable_half = StreamAnswers(durable, limit)
+        self._volatile_half = StreamAnswers(volatile, limit)
         self._window = window
         self.link: LinkPort | None = None
         """The open link of the peer; `None`: there is none, or the peer is denied."""
@@ -80,15 +80,15 @@ class AnswerQueue:
     @property
     def weight(self) -> int:
         """Approximate memory of the remembered answers, in bytes."""
-        return self._durable.weight + self._volatile.weight
+        return self._durable_half.weight + self._volatile_half.weight
 
     # -- sending --------------------------------------------------------------------------
 
     def use(self, link: LinkPort) -> None:
         """Make this the link for answers, and send again those that another may have lost."""
         self.link = link
-        self._durable.repeat_all()
-        self._volatile.repeat_all()
+        self._durable_half.repeat_all()
+        self._volatile_half.repeat_all()
         self.flush_soon()
 
     def detach(self) -> None:
@@ -100,7 +100,7 @@ class AnswerQueue:
         self._answers(is_durable).clear()
 
     def _answers(self, is_durable: bool) -> StreamAnswers:
-        return self._durable if is_durable else self._volatile
+        return self._durable_half if is_durable else self._volatile_half
 
     def flush_soon(self) -> None:
         """Send answers and credit in the next turn of the loop, in one write."""
@@ -112,8 +112,8 @@ class AnswerQueue:
         """Send answers and credit now. Without a link, the next one gets them from `use()`."""
         self.is_flush_due = False
         self._window.update_budget()
-        first, handled, refused = self._durable.take()
-        volatile_first, volatile_handled, volatile_refused = self._volatile.take()
+        first, handled, refused = self._durable_half.take()
+        volatile_first, volatile_handled, volatile_refused = self._volatile_half.take()
         link = self.link
         if link is None:
             return  # so nothing grows for a peer that stays away

@@ -295,9 +295,11 @@ class FairLanes(BoundedQueue, Generic[T]):
                 else:
                     item = self._pop(ring)
             for lane in () if item is not None else self._plain:
-                with contextlib.suppress(IndexError):  # another thread took the last one
+                try:
                     item = lane.popleft()
-                    break
+                except IndexError:  # another thread took the last one
+                    continue
+                break
         if self._room_waiters:
             self.notify_room()
         return item
@@ -342,9 +344,9 @@ class FairLanes(BoundedQueue, Generic[T]):
         while senders:
             sender = senders[0]
             lane = sender.of(number) if sender.is_known == ring.is_known else _NOTHING
-            item, is_alone = None, len(senders) == 1
+            is_alone = len(senders) == 1
             senders.rotate(-1)
-            with contextlib.suppress(IndexError):  # another thread took it, of `_only`
+            try:
                 if not is_alone:
                     deficit = sender.deficit[number] + TURN_BYTES
                     cost = max(TURN_BYTES, lane[0].size)
@@ -352,7 +354,9 @@ class FairLanes(BoundedQueue, Generic[T]):
                         sender.deficit[number] = deficit
                         continue
                     sender.deficit[number] = deficit - cost
-                item = lane.popleft()
+                item: T | None = lane.popleft()
+            except IndexError:  # another thread took it, of `_only`
+                item = None
             if item is not None and sender is not self._only:
                 self._others -= 1
                 self._others_critical -= lane is sender.lanes[_CRITICAL]

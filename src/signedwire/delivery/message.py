@@ -33,7 +33,6 @@ from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.header import (
     PAYLOAD_TYPE,
     PRIORITY,
-    SENDER,
     V1_HEADER_SIZE,
     VOLATILE,
     complete_v2_body,
@@ -43,6 +42,7 @@ from signedwire.wire.header import (
     kind_of,
     message_id_of,
     payload_start,
+    sender_of,
     sequence_of,
     stream_of,
     subject_of,
@@ -160,7 +160,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
                 "nothing proves who sent this message: it is not signed",
                 "Ask `is_proven` first, or refuse such messages with signatures=required",
             )
-        return known_did(self._body[SENDER])
+        return known_did(sender_of(self._body))
 
     @property
     def proven_sender(self) -> Did | None:
@@ -317,7 +317,7 @@ class IncomingMessage(Message):
             is_key_denied: Is called with the 32 bytes of that DID. The application gets this
                 object, so no property gives it a sender that nothing proves.
         """
-        return is_key_denied(self._body[SENDER])
+        return is_key_denied(sender_of(self._body))
 
     @property
     def index(self) -> int:

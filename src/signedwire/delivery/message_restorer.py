@@ -11,7 +11,7 @@ from signedwire.delivery.ports import MessageQueue
 from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.store import OutgoingRow, Store
 from signedwire.types import DeliveryState, Did, Priority, Reason
-from signedwire.wire.header import PARTIES, V2_START, expiry_of, message_id_of
+from signedwire.wire.header import V2_START, expiry_of, message_id_of, parties_of
 
 __all__ = ["MessageRestorer"]
 
@@ -101,7 +101,7 @@ class MessageRestorer:
         header = row.body
         return (
             header.startswith(V2_START)
-            and header[PARTIES] == self._us + bytes(did)
+            and parties_of(header) == self._us + bytes(did)
             and row.lane == lane
             and self._store.lane(did, lane).can_have(row.row, row.sequence)
         )

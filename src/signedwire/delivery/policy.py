@@ -17,11 +17,11 @@ from signedwire.wire.header import (
     MAX_PAYLOAD_TYPE,
     PAYLOAD_TYPE,
     PRIORITY,
-    RECIPIENT,
-    SENDER,
     V1_HEADER_SIZE,
     expiry_of,
     payload_start,
+    recipient_of,
+    sender_of,
 )
 from signedwire.wire.link_frames import REASON_CODES
 
@@ -163,8 +163,8 @@ def header_of(body: bytes, *, is_v2: bool = False) -> MessageHeader:
     """
     expires_at_us = expiry_of(body) if is_v2 else None
     return MessageHeader(
-        known_did(body[SENDER]),
-        known_did(body[RECIPIENT]),
+        known_did(sender_of(body)),
+        known_did(recipient_of(body)),
         Priority(body[PRIORITY]),
         PayloadType(min(body[PAYLOAD_TYPE], MAX_PAYLOAD_TYPE)),
         len(body) - (payload_start(body) if is_v2 else V1_HEADER_SIZE),

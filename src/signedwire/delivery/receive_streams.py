@@ -17,12 +17,12 @@ from signedwire.wire.header import (
     MAX_KIND_OF_MESSAGE,
     MAX_PAYLOAD_TYPE,
     MIN_V2_HEADER_SIZE,
-    RECIPIENT,
-    SENDER,
     V2_START,
     VOLATILE,
     has_sound_end,
     payload_start,
+    recipient_of,
+    sender_of,
     stream_of,
     unpack_v2,
 )
@@ -216,7 +216,7 @@ class ReceiveStreams:
     def _flaw(self, body: bytes, largest: int) -> Reason:
         if len(body) > largest - MIN_V2_HEADER_SIZE + payload_start(body):
             return Reason.TOO_LARGE
-        if body[RECIPIENT] != self._parties[32:] and body[SENDER] == self._parties[:32]:
+        if recipient_of(body) != self._parties[32:] and sender_of(body) == self._parties[:32]:
             return Reason.NOT_FOR_US
         return Reason.MALFORMED
 

@@ -41,19 +41,19 @@ class SendQueue(Generic[T]):
         reserve: Number of further slots of each kind that only Critical may use.
     """
 
-    __slots__ = ("_by_stream", "_durable", "_volatile")
+    __slots__ = ("_by_stream", "_durable_half", "_volatile_half")
 
     def __init__(self, limit: int, reserve: int = 0) -> None:
-        self._durable: Lanes[T] = Lanes(limit, reserve)
-        self._volatile: Lanes[T] = Lanes(limit, reserve)
+        self._durable_half: Lanes[T] = Lanes(limit, reserve)
+        self._volatile_half: Lanes[T] = Lanes(limit, reserve)
         self._by_stream = tuple(
             lanes.lane(priority)
-            for lanes in (self._durable, self._volatile)
+            for lanes in (self._durable_half, self._volatile_half)
             for priority in Priority
         )
 
     def _lanes_of(self, stream: int) -> Lanes[T]:
-        return self._volatile if stream >= VOLATILE else self._durable
+        return self._volatile_half if stream >= VOLATILE else self._durable_half
 
     def put(self, item: T, stream: int) -> bool:
         """Append to the lane of a stream; return `False` and do nothing if there is no room."""
@@ -104,12 +104,13 @@ class SendQueue(Generic[T]):
                 volatile.append((item, stream - VOLATILE))
             else:
                 durable.append((item, stream))
-        self._durable.put_back(durable)
-        self._volatile.put_back(volatile)
+        self._durable_half.put_back(durable)
+        self._volatile_half.put_back(volatile)
 
     def remove_if(self, is_unwanted: Callable[[T], bool]) -> list[T]:
         """Remove and return every item that `is_unwanted` picks; the others keep their order."""
-        return self._durable.remove_if(is_unwanted) + self._volatile.remove_if(is_unwanted)
+        removed = self._durable_half.remove_if(is_unwanted)
+        return removed + self._volatile_half.remove_if(is_unwanted)
 
     # -- room -----------------------------------------------------------------------------
 
@@ -122,7 +123,7 @@ class SendQueue(Generic[T]):
 
         Those are the slots for durable items, or for volatile ones.
         """
-        return (self._durable if is_durable else self._volatile).when_room(wake)
+        return (self._durable_half if is_durable else self._volatile_half).when_room(wake)
 
     def notify_room(self, stream: int) -> None:
         """Wake the producers that wait, if half of the slots of this stream's kind are empty."""
@@ -130,8 +131,8 @@ class SendQueue(Generic[T]):
 
     def wake_all(self) -> None:
         """Wake all producers that wait, because the queue is closed."""
-        self._durable.wake_all()
-        self._volatile.wake_all()
+        self._durable_half.wake_all()
+        self._volatile_half.wake_all()
 
     # -- numbers --------------------------------------------------------------------------
 
@@ -141,12 +142,12 @@ class SendQueue(Generic[T]):
 
     def sizes(self) -> dict[Priority, int]:
         """Return the number of items of each priority."""
-        volatile = self._volatile.sizes()
-        durable = self._durable.sizes()
+        volatile = self._volatile_half.sizes()
+        durable = self._durable_half.sizes()
         return {priority: durable[priority] + volatile[priority] for priority in durable}
 
     def __len__(self) -> int:
-        return len(self._durable) + len(self._volatile)
+        return len(self._durable_half) + len(self._volatile_half)
 
     def __bool__(self) -> bool:
         return any(self._by_stream)

@@ -23,16 +23,15 @@ from typing import Final, NamedTuple, TypeAlias, cast
 from weakref import ref
 
 from signedwire.delivery.message import OutgoingMessage
-from signedwire.delivery.receipt import Receipt, transition_all
+from signedwire.delivery.receipt import transition_all
+from signedwire.delivery.receipted_batch import AnsweredBatch, ReceiptedBatch
 from signedwire.types import Credit, DeliveryState, Priority, unix_time_us
-from signedwire.wire.batch import leaf_of
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
     HANDLED_ENVELOPES,
     REFUSED_ENVELOPES,
     Receipts,
 )
-from signedwire.wire.receipt_proof import encode_receipt_proof
 from signedwire.wire.sent_batch import SentBatch
 
 __all__ = ["Refused", "SendStreams"]
@@ -82,50 +81,6 @@ class InFlightBatch:
             self.messages = list(self.messages)  # the first list belongs to the link
         for index in indices:
             self.messages[index] = None
-
-
-class _Signed:
-    """The hashes of a batch and the peer's signed statement: the parts of a receipt proof.
-
-    With the bytes of a message, which its receipt holds, that makes its receipt proof.
-    """
-
-    __slots__ = ("batch", "statement")
-
-    def __init__(self, batch: SentBatch, statement: bytes) -> None:
-        self.batch = batch
-        self.statement = statement
-
-    def prove(self, receipt: Receipt) -> bytes:
-        """Make the receipt proof for a message of the batch."""
-        assert isinstance(receipt, OutgoingMessage)
-        index = self.batch.leaves.index(leaf_of(receipt.body))
-        return encode_receipt_proof(receipt.body, self.batch, index, self.statement)
-
-
-class ReceiptedBatch(_Signed):
-    """A batch, or a part of one, that the peer has accepted.
-
-    The object lives as long as the application holds a receipt of one of its messages.
-    """
-
-    __slots__ = ("__weakref__", "receipts")
-
-    def __init__(
-        self,
-        batch: SentBatch,
-        indices: Iterable[int],
-        messages: Iterable[OutgoingMessage],
-        statement: bytes,
-    ) -> None:
-        super().__init__(batch, statement)
-        # Weak references: else receipts and this object would keep each other alive.
-        # Receipts of a `send_many()` end here: whether they are handled is not tracked.
-        self.receipts = {
-            batch.leaves[index]: ref(message)
-            for index, message in zip(indices, messages, strict=True)
-            if not message.options.is_bulk
-        }
 
 
 _Place: TypeAlias = tuple[InFlightBatch, int]
@@ -338,13 +293,13 @@ class SendStreams:
         """
         accepted = self._accept_named([leaf for leaf in leaves if leaf not in self._receipted], raw)
         transition_all(accepted, DeliveryState.ACCEPTED, unix_time_us())
-        proofs: dict[ReceiptedBatch, _Signed] = {}
+        proofs: dict[ReceiptedBatch, AnsweredBatch] = {}
         for leaf in leaves:
             receipted, receipt = self._take_receipted(leaf)
             if receipted is None or receipt is None:
                 continue
             if receipted.statement is not raw and receipted not in proofs:
-                proofs[receipted] = _Signed(receipted.batch, raw)
+                proofs[receipted] = AnsweredBatch(receipted.batch, raw)
             receipt.proof_source = proofs.get(receipted, receipted)
             receipt.advance(DeliveryState.HANDLED)
         return accepted
@@ -401,7 +356,7 @@ class SendStreams:
         `raw` is as in `receipts()`. The caller changes the state of the messages.
         """
         found: list[Refused] = []
-        proofs: dict[bytes, _Signed] = {}
+        proofs: dict[bytes, AnsweredBatch] = {}
         for leaf in receipts.hashes:
             place = self._place_of(leaf)
             message: OutgoingMessage | None
@@ -414,7 +369,7 @@ class SendStreams:
                 if receipted is None or message is None:
                     continue
                 batch = receipted.batch
-            message.proof_source = proofs.setdefault(batch.name, _Signed(batch, raw))
+            message.proof_source = proofs.setdefault(batch.name, AnsweredBatch(batch, raw))
             found.append(Refused(message, was_accepted=place is None))
         return found
 

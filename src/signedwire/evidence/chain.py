@@ -35,7 +35,7 @@ from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.types import did_text
 from signedwire.wire.batch import GROUP_SIZE, group_hashes, path_of
 from signedwire.wire.envelope import ENVELOPE_OVERHEAD, MerklePath, SignedEnvelope
-from signedwire.wire.header import MIN_V2_HEADER_SIZE, RECIPIENT, SENDER, V2_START
+from signedwire.wire.header import MIN_V2_HEADER_SIZE, V2_START, recipient_of, sender_of
 from signedwire.wire.joint import is_root_signed
 from signedwire.wire.large import MAX_ENVELOPE, WHOLE, EnvelopeStream
 
@@ -491,16 +491,16 @@ class LogChecker:
         envelope = _decode(record)
         assert self.reader.header is not None
         owner, body = self.reader.header.owner, envelope.body
-        if body[RECIPIENT] != owner:
+        if recipient_of(body) != owner:
             raise SignatureError(
-                f"its envelope is for {did_text(body[RECIPIENT])}, not for {did_text(owner)}, "
+                f"its envelope is for {did_text(recipient_of(body))}, not for {did_text(owner)}, "
                 "whose log it is"
             )
         path = envelope.merkle_path
         if path is None:
             envelope.verify()
             return envelope
-        sender = body[SENDER]
+        sender = sender_of(body)
         name = (sender, path.root(sender, envelope.digest), path.signature)
         if name not in self._verified:
             if not is_root_signed(sender, name[1], path.signature):

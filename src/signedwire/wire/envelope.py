@@ -46,8 +46,6 @@ from signedwire.wire.header import (
     MIN_V2_HEADER_SIZE,
     PAYLOAD_TYPE,
     PRIORITY,
-    RECIPIENT,
-    SENDER,
     V1_HEADER_SIZE,
     check_header,
     check_v2_header,
@@ -59,6 +57,8 @@ from signedwire.wire.header import (
     kind_of,
     message_id_of,
     payload_start,
+    recipient_of,
+    sender_of,
     sequence_of,
     subject_of,
     timestamp_of,
@@ -297,7 +297,7 @@ class SignedEnvelope:
         Raises:
             SignatureError: the envelope is unsigned, or the signature does not fit.
         """
-        sender, signature = self._body[SENDER], self._signature
+        sender, signature = sender_of(self._body), self._signature
         if signature == UNSIGNED:
             raise SignatureError(
                 f"unsigned envelope: it names {did_text(sender)} as its sender, without a signature"
@@ -363,7 +363,7 @@ class SignedEnvelope:
         Raises:
             DidError: the 32 bytes are no usable DID; such an envelope never verifies.
         """
-        return known_did(self._body[SENDER])
+        return known_did(sender_of(self._body))
 
     @property
     def recipient(self) -> Did:
@@ -372,7 +372,7 @@ class SignedEnvelope:
         Raises:
             DidError: the 32 bytes are no usable DID.
         """
-        return known_did(self._body[RECIPIENT])
+        return known_did(recipient_of(self._body))
 
     @property
     def timestamp_us(self) -> int:
@@ -452,9 +452,10 @@ class SignedEnvelope:
 
     def __repr__(self) -> str:
         signed = "" if self.is_signed else " unsigned"
+        sender, recipient = sender_of(self._body)[:4], recipient_of(self._body)[:4]
         return (
-            f"<SignedEnvelope{signed} {self.message_id.hex()[:8]} {self._body[SENDER][:4].hex()}…"
-            f" -> {self._body[RECIPIENT][:4].hex()}… {self.priority.name}"
+            f"<SignedEnvelope{signed} {self.message_id.hex()[:8]} {sender.hex()}…"
+            f" -> {recipient.hex()}… {self.priority.name}"
             f" {self.payload_size} bytes>"
         )
 

@@ -27,9 +27,9 @@ The four priorities have two *streams* each: those of durable messages are 0 to 
 priority, and those of volatile messages are 4 to 7, the priority and 4. Sequence numbers,
 marks, batches and credit are of a stream, and an epoch is of the four streams of a kind.
 
-A *body* is header and payload. Callers read a byte or a slice of it by its position
-(`body[PRIORITY]`, `body[SENDER]`), and a number with a function of this module. Version 8
-was an earlier form of v2, which nobody reads any more.
+A *body* is header and payload. Callers read a byte of it by its position (`body[PRIORITY]`), and
+every other field with a function of this module. Version 8 was an earlier form of v2, which
+nobody reads any more.
 """
 
 from __future__ import annotations
@@ -53,11 +53,8 @@ __all__ = [
     "MAX_V2_HEADER_SIZE",
     "MESSAGE_ID_SIZE",
     "MIN_V2_HEADER_SIZE",
-    "PARTIES",
     "PAYLOAD_TYPE",
     "PRIORITY",
-    "RECIPIENT",
-    "SENDER",
     "V1_HEADER_SIZE",
     "V1_VERSION",
     "STREAMS",
@@ -77,7 +74,10 @@ __all__ = [
     "is_v2",
     "kind_of",
     "message_id_of",
+    "parties_of",
     "payload_start",
+    "recipient_of",
+    "sender_of",
     "sequence_of",
     "stream_of",
     "subject_of",
@@ -96,10 +96,6 @@ MIN_V2_HEADER_SIZE: Final = 126
 """Size of a v2 header without subject and reply_to, in bytes."""
 MAX_V2_HEADER_SIZE: Final = MIN_V2_HEADER_SIZE + 255 + 32
 
-SENDER: Final = slice(32, 64)
-RECIPIENT: Final = slice(64, 96)
-PARTIES: Final = slice(32, 96)
-"""Sender and recipient together."""
 PRIORITY: Final = 104
 PAYLOAD_TYPE: Final = 105
 
@@ -109,8 +105,6 @@ KIND: Final = 122
 MAX_KIND_OF_MESSAGE: Final = int(Kind.PUBLICATION)
 """The highest kind that is no control message."""
 
-_VERSION: Final = slice(4, 8)
-_MESSAGE_ID: Final = slice(8, 24)
 MESSAGE_ID_SIZE: Final = 16
 _SEQUENCE: Final = 24
 _TIMESTAMP: Final = 96
@@ -154,7 +148,7 @@ def is_v2(body: bytes) -> bool:
     Raises:
         EnvelopeError: it names version 8, the earlier form of v2.
     """
-    version = body[_VERSION]
+    version = body[4:8]
     if version == _OLD_V2_VERSION_BYTES:
         raise EnvelopeError(
             "an envelope of version 8, which this signedwire does not read",
@@ -165,12 +159,27 @@ def is_v2(body: bytes) -> bool:
 
 def version_of(body: bytes) -> int:
     """Return the wire version that the header names."""
-    return int.from_bytes(body[_VERSION], "little")
+    return int.from_bytes(body[4:8], "little")
 
 
 def message_id_of(body: bytes) -> bytes:
     """Return the message id: 16 bytes chosen by the sender."""
-    return body[_MESSAGE_ID]
+    return body[8:24]
+
+
+def sender_of(body: bytes) -> bytes:
+    """Return the sender's public key, 32 bytes."""
+    return body[32:64]
+
+
+def recipient_of(body: bytes) -> bytes:
+    """Return the recipient's public key, 32 bytes."""
+    return body[64:96]
+
+
+def parties_of(body: bytes) -> bytes:
+    """Return sender and recipient together, 64 bytes."""
+    return body[32:96]
 
 
 def sequence_of(body: bytes) -> int:

@@ -17,7 +17,7 @@ from typing import Final
 from signedwire.errors import EnvelopeError, SignatureError
 from signedwire.types import Reason, did_text
 from signedwire.wire.envelope import SignedEnvelope
-from signedwire.wire.header import RECIPIENT, SENDER
+from signedwire.wire.header import recipient_of, sender_of
 from signedwire.wire.joint import decode_form, is_statement_signed
 from signedwire.wire.link_frames import (
     ACCEPTED_BATCHES,
@@ -123,7 +123,7 @@ def prove_delivery(envelope: SignedEnvelope, receipt: bytes) -> ProvenDelivery:
     """
     receipts = _decode_receipt(receipt)
     envelope.verify()
-    sender, recipient = envelope.body[SENDER], envelope.body[RECIPIENT]
+    sender, recipient = sender_of(envelope.body), recipient_of(envelope.body)
     leaf = envelope.digest
     if receipts.kind != ACCEPTED_BATCHES:
         name = leaf

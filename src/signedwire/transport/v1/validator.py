@@ -27,7 +27,7 @@ from signedwire.errors import EnvelopeError
 from signedwire.identity import verify_digest
 from signedwire.types import Did, Reason, SignaturePolicy
 from signedwire.wire.envelope import SIGNATURE_SIZE, UNSIGNED, SignedEnvelope
-from signedwire.wire.header import PRIORITY, RECIPIENT, SENDER
+from signedwire.wire.header import PRIORITY, recipient_of, sender_of
 
 __all__ = ["Verified", "V1Validator"]
 
@@ -82,13 +82,14 @@ class V1Validator:
             envelope = SignedEnvelope.decode_v1(frame)
         except EnvelopeError:
             return Reason.MALFORMED
-        if self._us is not None and frame[RECIPIENT] != self._us:
+        if self._us is not None and recipient_of(frame) != self._us:
             return Reason.NOT_FOR_US
-        if self._senders is not None and frame[SENDER] not in self._senders:
+        sender = sender_of(frame)
+        if self._senders is not None and sender not in self._senders:
             return Reason.NOT_ALLOWED
-        if self._is_denied(frame[SENDER]):
+        if self._is_denied(sender):
             return Reason.DENIED
-        if frame[SENDER] in self._v2_speakers:
+        if sender in self._v2_speakers:
             return Reason.NOT_ALLOWED
         digest = blake3(memoryview(frame)[:-SIGNATURE_SIZE]).digest()
         signature = frame[-SIGNATURE_SIZE:]
@@ -100,7 +101,7 @@ class V1Validator:
             )
         if digest in self._replays:
             return Reason.DUPLICATE
-        if not verify_digest(frame[SENDER], digest, signature):
+        if not verify_digest(sender, digest, signature):
             return Reason.BAD_SIGNATURE
         return Verified(IncomingMessage(envelope.body, signature), frame[PRIORITY], digest)
 
