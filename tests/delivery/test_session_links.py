@@ -526,7 +526,7 @@ class TestWhileTheNodeCloses:
         link.end()
         woken: list[str] = []
         waiting = [desk.post(expires_at=desk.clock.seconds + 50) for _ in range(3)]
-        desk.session().sender.lanes._durable._room_waiters.append(lambda: woken.append("room"))
+        desk.session().sender.lanes._durable_half._room_waiters.append(lambda: woken.append("room"))
         desk.endpoint.begin_end()
         calls = list(desk.connector.calls)
         desk.endpoint.send_waiting(desk.session())

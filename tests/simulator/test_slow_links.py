@@ -189,7 +189,7 @@ def test_receipt_and_telemetry_beside_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "limit"), [(3 * MB, 0.06), (MB, 0.1), (0.3 * MB, 0.15)], ids=["3MB", "1MB", "0.3MB"]
+    ("rate", "limit"), [(3 * MB, 0.05), (MB, 0.1), (0.3 * MB, 0.15)], ids=["3MB", "1MB", "0.3MB"]
 )
 def test_both_directions_are_full(rate: float, limit: float) -> None:
     """For 60 s and more: 300 urgent messages."""

@@ -45,9 +45,12 @@ _ROUNDS: Final = 10
 _PROBE_EVERY: Final = 8
 """One of so many full round trips has a larger window, to find a higher rate."""
 _PROBE_GAIN: Final = 1.25
-"""How much larger it is then."""
-_PROBE: Final = 0.01
-"""Seconds of the rate by which the window is larger at most, except at the start."""
+"""How much faster bytes may leave then."""
+_PROBE: Final = 0.05
+"""The share by which the window is larger then. Less could not be told from chance."""
+_LEAST_PROBE: Final = 0.005
+_MOST_PROBE: Final = 0.01
+"""Bounds of the same, in seconds of the rate."""
 _START_GAIN: Final = 2.89
 """The window is so much larger until the rate stops rising. So the rate doubles with each round
 trip: 2 / ln 2, from BBR."""
@@ -172,8 +175,10 @@ class SendWindow:
         if self._drain_end is not None:
             return self.part
         seconds = self._path + _QUEUE
-        more = (self._gain - 1) * seconds
-        seconds += more if self.is_starting else min(more, _PROBE)
+        if self.is_starting:
+            seconds *= _START_GAIN
+        elif self._is_probing:
+            seconds += min(_MOST_PROBE, max(_LEAST_PROBE, _PROBE * seconds))
         rate = self.rate
         if self.max_rate is not None:
             rate = min(rate, _CAP_GAIN * self.max_rate)
@@ -183,7 +188,11 @@ class SendWindow:
     def _gain(self) -> float:
         if self.is_starting:
             return _START_GAIN
-        return 1.0 if self._rounds % _PROBE_EVERY else _PROBE_GAIN
+        return _PROBE_GAIN if self._is_probing else 1.0
+
+    @property
+    def _is_probing(self) -> bool:
+        return self._rounds % _PROBE_EVERY == 0
 
     @property
     def part(self) -> int:
@@ -323,7 +332,7 @@ class SendWindow:
             self._quiet_rounds = 0 if is_rising else self._quiet_rounds + 1
             self.is_starting &= self._quiet_rounds < _PATIENCE
             # A larger window shows in the rate of the next round trip. If it rises, go on with it.
-            if self._rounds % _PROBE_EVERY or self._quiet_rounds >= _PROBE_PATIENCE:
+            if not self._is_probing or self._quiet_rounds >= _PROBE_PATIENCE:
                 self._rounds += 1
 
     def _note_round_trip(self, seconds: float, transit: float, sent: _Sent, now: float) -> None:
