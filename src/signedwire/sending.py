@@ -32,7 +32,7 @@ from signedwire.errors import (
     StoreFullError,
 )
 from signedwire.transport.core import NodeCore
-from signedwire.types import DeliveryState, Did, PayloadType, Priority, Reason
+from signedwire.types import DeliveryState, Did, Kind, PayloadType, Priority, Reason
 
 __all__ = ["Sending", "wait_for_room"]
 
@@ -166,9 +166,9 @@ class Sending:
                 failure.path, failure.cause, f"{fate} is not known", failure.hint
             ) from error
 
-    def level(self, until: Until | None) -> DeliveryState:
+    def level(self, until: Until | None, *, is_durable: bool = True) -> DeliveryState:
         """Return the state to wait for. Errors are those of `state_to_wait_for()`."""
-        return state_to_wait_for(until, has_store=self._has_store)
+        return state_to_wait_for(until, has_store=self._has_store and is_durable)
 
     def messages(
         self,
@@ -179,6 +179,8 @@ class Sending:
         payloads: Sequence[BytesLike],
         *,
         subject: str = "",
+        kind: Kind = Kind.MESSAGE,
+        reply_to: bytes = b"",
         is_bulk: bool = False,
         is_durable: bool = True,
     ) -> list[OutgoingMessage]:
@@ -193,6 +195,8 @@ class Sending:
             expires_at,
             payload_type_of(payload_type),
             subject=as_subject(subject),
+            kind=kind,
+            reply_to=reply_to,
             is_bulk=is_bulk,
             is_durable=is_durable,
         )

@@ -147,6 +147,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         priority: Priority | PriorityName = Priority.NORMAL,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
+        durable: bool = True,
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> Receipt:
@@ -158,6 +159,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
                 priority=priority,
                 payload_type=payload_type,
                 subject=subject,
+                durable=durable,
                 deadline=deadline,
                 until=until,
             )
@@ -171,6 +173,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         priority: Priority | PriorityName = Priority.NORMAL,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
+        durable: bool = True,
         deadline: Deadline = None,
     ) -> Receipt:
         """See `signedwire.Node.send_nowait`; `receipt.result()` waits for the outcome."""
@@ -180,6 +183,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             priority=priority,
             payload_type=payload_type,
             subject=subject,
+            durable=durable,
             deadline=deadline,
         )
 
@@ -191,6 +195,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         priority: Priority | PriorityName = Priority.NORMAL,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
+        durable: bool = True,
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> list[Receipt]:
@@ -202,6 +207,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
                 priority=priority,
                 payload_type=payload_type,
                 subject=subject,
+                durable=durable,
                 deadline=deadline,
                 until=until,
             )
@@ -226,6 +232,12 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             except ClosedError:
                 return
             yield message
+
+    # -- requests -------------------------------------------------------------------
+
+    # -- topics ---------------------------------------------------------------------
+
+    # -- silence --------------------------------------------------------------------
 
     @property
     def outbox(self) -> Outbox:

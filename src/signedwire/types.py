@@ -416,11 +416,14 @@ class Kind(enum.IntEnum):
     PUBLICATION = 3
     """A message to everybody who wants its subject."""
     CONTROL = 4
-    """A message between two nodes. Its `ControlType` is reserved, and so far all are refused."""
+    """A message between two nodes, which no application gets. See `ControlType`."""
 
 
 class ControlType(enum.IntEnum):
-    """The type of a control message, in byte 123 of a v2 header. Reserved for later versions."""
+    """The type of a control message, in byte 123 of a v2 header.
+
+    CHARTER, SUCCESSION and FILE are reserved for later versions, and refused as malformed.
+    """
 
     SUBSCRIBE = 1
     UNSUBSCRIBE = 2

@@ -42,6 +42,8 @@ class _PendingBatch(NamedTuple):
     """Stream of the batch."""
     new: list[IncomingMessage]
     """Messages to deliver."""
+    has_kinds: bool
+    """Whether one of them is of another kind than `Kind.MESSAGE`."""
     roots: list[bytes]
     """Batches to sign a receipt for."""
     leaves: list[bytes]
@@ -255,7 +257,9 @@ class PeerReceiver:
             roots, leaves = [batch.root], []
         else:
             roots, leaves = [], arrivals.leaves
-        pending = _PendingBatch(link, stream, new, roots, leaves, arrivals.duplicates, uncommitted)
+        pending = _PendingBatch(
+            link, stream, new, arrivals.has_kinds, roots, leaves, arrivals.duplicates, uncommitted
+        )
         on_commit: OnCommit = partial(self._on_committed, pending)
         if log is not None:
             on_commit = log.after(new, on_commit)
@@ -301,7 +305,7 @@ class PeerReceiver:
             return
         link = pending.link
         self._release(pending)
-        self._deliver(pending.new)
+        self._deliver(pending.new, has_kinds=pending.has_kinds)
         is_durable = pending.stream < VOLATILE
         link.queue_receipts(
             pending.roots,
@@ -343,12 +347,14 @@ class PeerReceiver:
         if error is None:
             self._deliver([message])
 
-    def _deliver(self, messages: list[IncomingMessage]) -> None:
+    def _deliver(self, messages: list[IncomingMessage], *, has_kinds: bool = True) -> None:
         context = self._context
         if messages and context.access.denies(self.did):
             context.denials.discard(messages)  # denied while they were being committed
             return
         self._host.counters.messages_received += len(messages)
+        if has_kinds:
+            messages = context.consumers.offer(messages)
         is_known = self.did in context.known
         if messages:  # all of one lane, as a batch is
             lane = messages[0].stream % VOLATILE

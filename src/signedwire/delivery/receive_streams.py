@@ -14,6 +14,7 @@ from signedwire.delivery.message import AckSink, IncomingMessage
 from signedwire.types import Kind, Priority, Reason
 from signedwire.wire.batch import leaf_of
 from signedwire.wire.header import (
+    HANDLED_CONTROLS,
     MAX_KIND_OF_MESSAGE,
     MAX_PAYLOAD_TYPE,
     MIN_V2_HEADER_SIZE,
@@ -51,6 +52,8 @@ class Arrivals(NamedTuple):
     """Indices of new envelopes that came too late; the marks have passed them."""
     invalid: list[int]
     """Indices of all other refused envelopes, which are not remembered."""
+    has_kinds: bool = False
+    """Whether a new message is of another kind than `Kind.MESSAGE`."""
 
 
 class ReceiveStreams:
@@ -160,6 +163,7 @@ class ReceiveStreams:
         refusals: list[Refusal] = []
         refused: list[int] = []
         late: list[int] = []
+        kinds = 0
         parties, epoch, marks, accepted = self._parties, self.epoch, self.marks, self._accepted
         unpack, leaves, first = unpack_v2, batch.leaves, stream_of(batch.bodies[0]) & VOLATILE
         largest = MIN_V2_HEADER_SIZE + max_payload_size
@@ -172,7 +176,7 @@ class ReceiveStreams:
                 and its_epoch == epoch
                 and lane <= _CRITICAL
                 and type_ <= MAX_PAYLOAD_TYPE
-                and kind <= MAX_KIND_OF_MESSAGE
+                and (kind <= MAX_KIND_OF_MESSAGE or kind in HANDLED_CONTROLS)
                 and start == V2_START
                 and sequence
                 and len(body) <= (_limit_of(body, largest) if more or kind == _REPLY else largest)
@@ -185,6 +189,7 @@ class ReceiveStreams:
                         at, due = first + lane, due_us or None
                         new.append(IncomingMessage(body, seal, index, due, origin, True, at))
                         accepted[lane].add(sequence, leaf)
+                        kinds |= kind
                         continue
                     if flaw is None:
                         self._late.add(leaf)
@@ -205,7 +210,8 @@ class ReceiveStreams:
         if refused:
             out = set(refused)
             receipted = [leaf for index, leaf in enumerate(leaves) if index not in out]
-        return Arrivals(new, receipted, duplicates, refusals, late, sorted({*refused} - {*late}))
+        invalid = sorted({*refused} - {*late})
+        return Arrivals(new, receipted, duplicates, refusals, late, invalid, kinds > 0)
 
     def _reason(self, leaf: bytes) -> Reason:
         """Return the reason to refuse a valid message that was not accepted before."""

@@ -8,7 +8,7 @@ from typing import Final
 from signedwire.delivery.deadlines import due_us
 from signedwire.delivery.receipt import queued_step
 from signedwire.home import Home
-from signedwire.types import Did, PayloadType, Priority, unix_time_us
+from signedwire.types import ControlType, Did, Kind, PayloadType, Priority, unix_time_us
 from signedwire.wire.header import MESSAGE_ID_SIZE, MIN_V2_HEADER_SIZE, VOLATILE, encode_v2_common
 
 __all__ = ["SendOptions", "new_ids"]
@@ -34,6 +34,7 @@ class SendOptions:
 
     __slots__ = (
         "_common",
+        "_control_type",
         "_due_us",
         "_epoch",
         "expires_at",
@@ -42,10 +43,12 @@ class SendOptions:
         "home",
         "is_bulk",
         "is_durable",
+        "kind",
         "payload_type",
         "priority",
         "queued",
         "recipient",
+        "reply_to",
         "stream",
         "subject",
     )
@@ -58,6 +61,9 @@ class SendOptions:
         payload_type: PayloadType = PayloadType.RAW,
         *,
         subject: bytes = b"",
+        kind: Kind = Kind.MESSAGE,
+        control_type: ControlType | None = None,
+        reply_to: bytes = b"",
         is_bulk: bool = False,
         is_durable: bool = True,
         queued_at_us: int | None = None,
@@ -69,6 +75,10 @@ class SendOptions:
         self.payload_type = payload_type
         self.subject = subject
         """The subject, as the header has it."""
+        self.kind = kind
+        self._control_type = 0 if control_type is None else int(control_type)
+        self.reply_to = reply_to
+        """The leaf of the request, in a reply; else empty."""
         self.is_bulk = is_bulk
         """Whether the receipts are not tracked beyond `accepted`, as for a `send_many()`."""
         self.queued = queued_step(unix_time_us() if queued_at_us is None else queued_at_us)
@@ -81,7 +91,7 @@ class SendOptions:
         """Whether stores keep the messages: that of the node, and that of the recipient."""
         self.stream = int(priority) if is_durable else priority + VOLATILE
         """The stream of the messages; see `wire.header`."""
-        self.header_size = MIN_V2_HEADER_SIZE + len(subject)
+        self.header_size = MIN_V2_HEADER_SIZE + len(subject) + len(reply_to)
         """Size of the v2 header in bytes."""
         self._epoch = -1
         self._due_us = 0
@@ -98,7 +108,10 @@ class SendOptions:
                 self.payload_type,
                 epoch,
                 due,
-                subject=self.subject,
+                self.kind,
+                self.subject,
+                self.reply_to,
+                control_type=self._control_type,
                 is_durable=self.is_durable,
             )
             self._epoch, self._due_us = epoch, due

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from signedwire.delivery.access import AccessList
+from signedwire.delivery.consumers import Consumers
 from signedwire.delivery.denials import DenialFilter
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.inbox_budget import InboxBudget
@@ -38,6 +39,7 @@ class SessionContext:
         "access",
         "budget",
         "claims_log",
+        "consumers",
         "denials",
         "evidence",
         "has_closed_links",
@@ -67,6 +69,8 @@ class SessionContext:
         self.access = access
         self.known = known
         self.inbox = inbox
+        self.consumers = Consumers()
+        """Take received messages before the inbox, by kind."""
         self.store = store
         self.inbox_store = inbox_store
         self._memory = NullStore(host)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from signedwire.clock import monotonic
 from signedwire.delivery.endpoint import Endpoint
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage, Message
 from signedwire.delivery.receipt import future_waker
 from signedwire.errors import ClosedError, WrongContextError
 from signedwire.home import Turns
@@ -134,28 +134,43 @@ class InboxReader:
     def take(self) -> Message | None:
         """Take the next message for the application, if there is one. Refuse expired ones."""
         while (message := self._inbox.take()) is not None:
-            # `has_rules` first: it saves the call for each message while nobody is denied.
-            if self._access.has_rules and self._denied.is_from_denied(message):
-                self._denied.discard([message])
-                continue
-            origin = message.origin
-            if origin is None:
+            if self.hand_out(message, acks_at_once=self._acks_at_once):
                 return message
-            if threading.get_ident() == self._runtime.loop_thread:
-                origin.taken(message)
-            else:
-                self._runtime.call_soon(origin.taken, message)
-            expires_at_us = message.expires_at_us
-            if expires_at_us is None or unix_time_us() < expires_at_us:
-                if self._acks_at_once:
-                    # The node may have ended, or end meanwhile if this is another thread.
-                    with contextlib.suppress(ClosedError):
-                        message.ack()
-                return message
-            with contextlib.suppress(ClosedError):
-                origin.nacked(message, Reason.EXPIRED, "")
-            self._runtime.drop(Reason.EXPIRED, message.proven_sender)
         return None
+
+    def hand_out(self, message: IncomingMessage, *, acks_at_once: bool = False) -> bool:
+        """Free the credit of a message that leaves its queue for the application. Any thread.
+
+        Args:
+            message: The message.
+            acks_at_once: Whether to call `ack()` for the application.
+
+        Returns:
+            Whether the application may have it. If not, its sender is denied or it has expired,
+            and it was refused.
+        """
+        # `has_rules` first: it saves the call for each message while nobody is denied.
+        if self._access.has_rules and self._denied.is_from_denied(message):
+            self._denied.discard([message])
+            return False
+        origin = message.origin
+        if origin is None:
+            return True
+        if threading.get_ident() == self._runtime.loop_thread:
+            origin.taken(message)
+        else:
+            self._runtime.call_soon(origin.taken, message)
+        expires_at_us = message.expires_at_us
+        if expires_at_us is None or unix_time_us() < expires_at_us:
+            if acks_at_once:
+                # The node may have ended, or end meanwhile if this is another thread.
+                with contextlib.suppress(ClosedError):
+                    message.ack()
+            return True
+        with contextlib.suppress(ClosedError):
+            origin.nacked(message, Reason.EXPIRED, "")
+        self._runtime.drop(Reason.EXPIRED, message.proven_sender)
+        return False
 
     def close(self) -> None:
         """Close the inbox, and count the messages that the application has not taken."""

@@ -16,7 +16,7 @@ A v2 envelope has version 9, a random message id, and more fields:
     106  epoch             u64 LE; grows when the sender loses its state
     114  expires_at_us     u64 LE, Unix time; 0: never
     122  kind              0 message, 1 request, 2 reply, 3 publication, 4 control
-    123  control_type      of a control message; 0 in all others
+    123  control_type      of a control message: 1 subscribe, 2 unsubscribe; 0 in all others
     124  flags             bit 0: durable; other bits are signed and ignored
     125  subject_size      0 to 255
     126  subject           UTF-8 without control characters
@@ -40,11 +40,12 @@ from functools import lru_cache
 from typing import Final
 
 from signedwire.errors import EnvelopeError
-from signedwire.types import Kind, PayloadType, Priority
+from signedwire.types import ControlType, Kind, PayloadType, Priority
 
 __all__ = [
     "DURABLE",
     "FLAGS",
+    "HANDLED_CONTROLS",
     "KIND",
     "MAGIC",
     "MAX_KIND_OF_MESSAGE",
@@ -64,6 +65,7 @@ __all__ = [
     "check_header",
     "check_v2_header",
     "complete_v2_body",
+    "control_type_of",
     "encode_v1_header",
     "encode_v2_common",
     "epoch_of",
@@ -77,6 +79,7 @@ __all__ = [
     "parties_of",
     "payload_start",
     "recipient_of",
+    "reply_to_of",
     "sender_of",
     "sequence_of",
     "stream_of",
@@ -104,6 +107,11 @@ MAX_PAYLOAD_TYPE: Final = max(PayloadType)
 KIND: Final = 122
 MAX_KIND_OF_MESSAGE: Final = int(Kind.PUBLICATION)
 """The highest kind that is no control message."""
+_CONTROL: Final = int(Kind.CONTROL)
+HANDLED_CONTROLS: Final = frozenset(
+    _CONTROL + (type_ << 8) for type_ in (ControlType.SUBSCRIBE, ControlType.UNSUBSCRIBE)
+)
+"""The control messages that this version handles, by the number that `unpack_v2` has for the kind."""
 
 MESSAGE_ID_SIZE: Final = 16
 _SEQUENCE: Final = 24
@@ -135,8 +143,8 @@ _V2: Final = struct.Struct("<8s16sQ")
 _V2_COMMON: Final = struct.Struct("<64sQBBQQBBBB")
 unpack_v2: Final = struct.Struct("<8s16xQ64s8xBBQQHxB").unpack_from
 """Reads (`V2_START`, sequence, parties, priority, payload type, epoch, expiry or 0, kind, subject
-size) of a v2 body in one call, for the loop over received envelopes. The number of the kind is
-over 255 if the control type is not 0."""
+size) of a v2 body in one call, for the loop over received envelopes. The number of the kind has
+the control type in its second byte: kind + 256 × control type."""
 
 
 # -- reading ---------------------------------------------------------------------------
@@ -207,6 +215,17 @@ def kind_of(body: bytes) -> Kind:
     return Kind(body[KIND])
 
 
+def control_type_of(body: bytes) -> ControlType:
+    """Return the control type from the v2 body of a control message."""
+    return ControlType(body[_CONTROL_TYPE])
+
+
+def reply_to_of(body: bytes) -> bytes:
+    """Return the leaf of the request from the v2 body of a reply, 32 bytes."""
+    end = payload_start(body)
+    return body[end - _REPLY_TO_SIZE : end]
+
+
 def is_durable(body: bytes) -> bool:
     """Whether a v2 body is of a durable message, which stores keep."""
     return bool(body[FLAGS] & DURABLE)
@@ -268,9 +287,11 @@ def check_v2_header(body: bytes) -> None:
             is longer than `body`.
     """
     kind, control_type = body[KIND], body[_CONTROL_TYPE]
-    if kind > MAX_KIND_OF_MESSAGE:
-        raise EnvelopeError(f"not an envelope: kind {kind}, handled are 0 to {MAX_KIND_OF_MESSAGE}")
-    if control_type:
+    if kind > _CONTROL:
+        raise EnvelopeError(f"not an envelope: kind {kind}, known are 0 to {_CONTROL}")
+    if kind == _CONTROL and kind + (control_type << 8) not in HANDLED_CONTROLS:
+        raise EnvelopeError(f"not an envelope: control type {control_type}, handled are 1 and 2")
+    if kind != _CONTROL and control_type:
         raise EnvelopeError(f"not an envelope: control type {control_type} in kind {kind}")
     if not has_sound_end(body):
         raise EnvelopeError(
@@ -325,6 +346,7 @@ def encode_v2_common(
     subject: bytes = b"",
     reply_to: bytes = b"",
     *,
+    control_type: int = 0,
     is_durable: bool = False,
 ) -> bytes:
     """Encode the end of a v2 header, which all messages of one `send_many()` call share.
@@ -339,7 +361,7 @@ def encode_v2_common(
         epoch,
         expires_at_us,
         kind,
-        0,
+        control_type,
         DURABLE if is_durable else 0,
         len(subject),
     )
