@@ -29,10 +29,13 @@ __all__ = [
     "RefusalName",
     "Until",
     "as_bytes",
+    "as_count",
     "as_did",
+    "as_flag",
     "as_rate",
     "as_seconds",
     "as_subject",
+    "as_timeout",
     "chosen",
     "did_you_mean",
     "due_at",
@@ -305,6 +308,44 @@ def as_seconds(value: object, argument: str = "timeout") -> float | None:
             f"{argument}={shown(value)} is not a number of seconds, 0 or more; None sets no limit"
         )
     return None if value > _MAX_SECONDS else float(value)
+
+
+def as_timeout(value: object, argument: str = "timeout") -> float:
+    """Return the seconds of a limit that must be there: more than 0, and up to 30 years.
+
+    Raises:
+        TypeError, ValueError: `value` is no such number.
+    """
+    seconds = as_seconds(value, argument) if value is not None else None
+    if not seconds:
+        raise ValueError(
+            f"{argument}={shown(value)} is not a number of seconds above 0, up to 30 years"
+        )
+    return seconds
+
+
+def as_count(value: object, argument: str) -> int:
+    """Return a whole number of 1 or more.
+
+    Raises:
+        TypeError, ValueError: `value` is no such number. A bool is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument}={shown(value)} is {_kind(value)}; a whole number is wanted")
+    if value < 1:
+        raise ValueError(f"{argument}={shown(value)} is not a whole number, 1 or more")
+    return value
+
+
+def as_flag(value: object, argument: str) -> bool:
+    """Return a truth value, which must be one: the text "no" would be true.
+
+    Raises:
+        TypeError: `value` is neither true nor false.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument}={shown(value)} is {_kind(value)}; True or False is wanted")
+    return value
 
 
 def as_rate(value: object, argument: str = "max_rate") -> float | None:

@@ -24,7 +24,8 @@
     │   │   └── StoreFullError (StoreError) a limit of the store is reached
     │   └── DeliveryFailedError             given up, with the reason
     │       ├── MessageRefusedError         the peer will not take it
-    │       └── MessageExpiredError (TimeoutError)
+    │       ├── MessageExpiredError (TimeoutError)
+    │       └── NoReplyError (TimeoutError) a request had no reply in time
     └── StoreError                          the store of a node
         ├── StoreOpenError                  it cannot be opened; nothing in it was changed
         │   ├── StoreInUseError             another process has it open
@@ -49,7 +50,7 @@ from signedwire.base_errors import ReceiptView as ReceiptView
 from signedwire.base_errors import SignedWireError as SignedWireError
 from signedwire.states import Cause as Cause
 from signedwire.states import FailureKind as FailureKind
-from signedwire.states import Reason
+from signedwire.states import DeliveryState, Reason
 from signedwire.states import kind_of as kind_of
 from signedwire.types import Did, Target
 
@@ -79,6 +80,7 @@ __all__ = [
     "DeliveryFailedError",
     "MessageRefusedError",
     "MessageExpiredError",
+    "NoReplyError",
     "StoreError",
     "StoreOpenError",
     "StoreInUseError",
@@ -275,6 +277,21 @@ class MessageRefusedError(DeliveryFailedError):
 
 class MessageExpiredError(DeliveryFailedError, TimeoutError):
     """The deadline of a message passed before it was delivered, or before the peer answered."""
+
+
+class NoReplyError(DeliveryFailedError, TimeoutError):
+    """A request had no reply within its timeout; `state` tells how far the request has come.
+
+    "queued": the peer was not reached, and does not have the request. "written": the peer may have
+    it. "accepted": the peer has it, and may still work on it. "handled": its application has
+    acknowledged the request without a reply.
+    """
+
+    def __init__(
+        self, receipt: FailedReceipt, state: DeliveryState, fact: str, hint: str = ""
+    ) -> None:
+        super().__init__(receipt, Reason.EXPIRED, fact, hint)
+        self.state = state
 
 
 class StoreError(SignedWireError):

@@ -8,8 +8,9 @@ async with Node(identity, config, routing) as node:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
+from typing import TypeVar, overload
 
 from signedwire.arguments import (
     BytesLike,
@@ -17,17 +18,23 @@ from signedwire.arguments import (
     PayloadTypeName,
     PriorityName,
     Until,
+    as_count,
     as_did,
     as_seconds,
+    as_subject,
+    as_timeout,
     check_payloads,
     due_at,
 )
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
+from signedwire.messaging.handlers import Handler
 from signedwire.node_state import NodeState
-from signedwire.types import DeliveryState, Did, PayloadType, Priority
+from signedwire.types import DeliveryState, Did, Kind, PayloadType, Priority
 
 __all__ = ["Deadline", "Node"]
+
+H = TypeVar("H", bound=Handler)
 
 
 class Node(NodeState):
@@ -251,6 +258,99 @@ class Node(NodeState):
         return self._core.reader.messages()
 
     # -- requests -------------------------------------------------------------------
+
+    async def request(
+        self,
+        to: Did | str,
+        payload: BytesLike = b"",
+        *,
+        subject: str = "",
+        timeout: float = 10.0,
+        priority: Priority | PriorityName = Priority.NORMAL,
+        payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
+        durable: bool = False,
+    ) -> Message:
+        """Send a request, wait for the reply, and return it.
+
+        The peer answers with `message.reply()` or a handler of `serve()`. The reply names the
+        request under its signature, and only one from the peer that was asked counts.
+        Cancelling stops the wait; a request that was queued is still sent, and its reply is
+        refused.
+
+        Args:
+            to: The DID of the peer, as a `Did` or its text.
+            payload: At most `max_payload_size` bytes; by default empty.
+            subject: What is asked, which selects the handler of the peer. See `send()`.
+            timeout: Seconds for the request, its handler and the reply; more than 0, by
+                default 10. The peer drops a request that comes later than that to its handler.
+            priority, payload_type: See `send()`. The reply has the same priority.
+            durable: Whether stores keep the request and its reply; by default no. See `send()`.
+                If this process ends, no call waits for the reply any more.
+
+        Raises:
+            NoReplyError: no reply came within `timeout`; `state` tells how far the request came.
+            MessageRefusedError: the peer or its handler refused the request; `reason` has the
+                cause, "unknown subject" if nothing serves it.
+            DeliveryFailedError: there will be no reply; `reason` has the cause. It is "unknown
+                outcome" if the peer has restarted since the request was written.
+            BackpressureError: 1,024 requests to this peer wait for their replies already.
+            UnknownPeerError, NotAllowedError, PayloadTooLargeError, StoreFullError,
+                StoreFailedError, ClosedError, WrongContextError: see `send()`.
+        """
+        self._check_here()
+        seconds = as_timeout(timeout)
+        (message,) = self._sending.messages(
+            as_did(to),
+            priority,
+            payload_type,
+            due_at(seconds),
+            (payload,),
+            subject=subject,
+            kind=Kind.REQUEST,
+            is_durable=durable,
+        )
+        return await self._requests.ask(message, seconds)
+
+    @overload
+    def serve(self, subject: str, *, limit: int = 16) -> Callable[[H], H]: ...
+
+    @overload
+    def serve(self, subject: str, handler: H, *, limit: int = 16) -> H: ...
+
+    def serve(
+        self, subject: str, handler: H | None = None, *, limit: int = 16
+    ) -> H | Callable[[H], H]:
+        """Have a function reply to the requests of a subject: `@node.serve("get_battery")`.
+
+        The handler gets the request as a `Message`, and returns the payload of the reply as
+        bytes; `None` is an empty one. It may call `message.reply()` or `message.nack()` instead.
+        A handler that raises refuses the request as "refused", and the error is logged. One that
+        is not done at the request's deadline is cancelled. Requests that no handler serves are
+        refused as "unknown subject". As long as a node has no handler, `receive()` and
+        `messages()` return requests as other messages.
+
+        Call this before the start, or in the node's event loop.
+
+        Args:
+            subject: The subject, compared character by character; may be empty.
+            handler: A function or coroutine function. A plain function keeps the event loop
+                while it runs. Without one, this returns a decorator.
+            limit: Maximum number of requests that are handled at a time; 1 or more, by
+                default 16. Further ones wait, and slow down the peers that send them.
+
+        Raises:
+            ValueError, TypeError: an argument cannot be used, or the subject has a handler.
+        """
+        as_subject(subject)
+        most = as_count(limit, "limit")
+
+        def register(function: H) -> H:
+            if not callable(function):
+                raise TypeError(f"a handler is a function, not {type(function).__name__}")
+            self._handlers.serve(subject, function, most)
+            return function
+
+        return register if handler is None else register(handler)
 
     # -- topics ---------------------------------------------------------------------
 

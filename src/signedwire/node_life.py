@@ -13,6 +13,8 @@ from signedwire.delivery.policy import Policy, check_policy
 from signedwire.errors import ClosedError
 from signedwire.home import Bound
 from signedwire.identity import Identity
+from signedwire.messaging.handlers import Handlers
+from signedwire.messaging.requests import Requests
 from signedwire.outbox import DeadLetters, Outbox, open_store
 from signedwire.routing import RoutingTable
 from signedwire.sending import Sending
@@ -67,6 +69,8 @@ class NodeLife(Bound, instead="pass the path of its key file, and make another t
         self._core = NodeCore(config, routing, chosen, identity.did, identity, open_, policy)
         self._outbox = Outbox(self._core)
         self._sending = Sending(self._core, has_store=self._has_store)
+        self._requests = Requests(self._core, self._sending)
+        self._handlers = Handlers(self._core, self._sending, self._requests)
         self._dead = DeadLetters(self._core, self._sending.replace)
         self._has_started = False
 

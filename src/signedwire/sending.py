@@ -14,6 +14,7 @@ from signedwire.arguments import (
     PriorityName,
     Until,
     as_bytes,
+    as_flag,
     as_subject,
     next_chunk,
     payload_type_of,
@@ -198,7 +199,7 @@ class Sending:
             kind=kind,
             reply_to=reply_to,
             is_bulk=is_bulk,
-            is_durable=is_durable,
+            is_durable=as_flag(is_durable, "durable"),
         )
         options.home = self._core.runtime.home
         options.has_store = self._has_store and is_durable

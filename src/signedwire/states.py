@@ -103,6 +103,8 @@ class Reason(enum.StrEnum):
     """The sender may not use this wire protocol with this node."""
     DENIED = "denied"
     """The DID is on the deny list, or not on the allow list."""
+    NO_REQUEST = "no request"
+    """A reply to no open request: it came too late, twice, or was never asked for."""
     STALE_EPOCH = "stale epoch"
     """The sender's epoch is older than one already seen."""
     # of others' connections

@@ -12,11 +12,12 @@ Any thread may call.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, overload
 
 from signedwire import node as aio
 from signedwire import outbox as aio_outbox
@@ -50,6 +51,7 @@ from signedwire.types import Did, PayloadType, Priority, Target
 __all__ = ["DeadLetters", "Node", "Outbox", "as_completed"]
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Callable[[Message], BytesLike | None])
 
 
 class Node(Bound, instead="pass the path of its key file, and make another there"):
@@ -234,6 +236,58 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             yield message
 
     # -- requests -------------------------------------------------------------------
+
+    def request(
+        self,
+        to: Did | str,
+        payload: BytesLike = b"",
+        *,
+        subject: str = "",
+        timeout: float = 10.0,
+        priority: Priority | PriorityName = Priority.NORMAL,
+        payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
+        durable: bool = False,
+    ) -> Message:
+        """See `signedwire.Node.request`."""
+        return self._portal.call(
+            lambda: self._node.request(
+                to,
+                payload,
+                subject=subject,
+                timeout=timeout,
+                priority=priority,
+                payload_type=payload_type,
+                durable=durable,
+            )
+        )
+
+    @overload
+    def serve(self, subject: str, *, limit: int = 16) -> Callable[[H], H]: ...
+
+    @overload
+    def serve(self, subject: str, handler: H, *, limit: int = 16) -> H: ...
+
+    def serve(
+        self, subject: str, handler: H | None = None, *, limit: int = 16
+    ) -> H | Callable[[H], H]:
+        """See `signedwire.Node.serve`. The handler is a plain function, called in a thread.
+
+        A handler that is not done at the deadline goes on, and its result is not used.
+        """
+
+        def register(function: H) -> H:
+            async def handle(message: Message) -> BytesLike | None:
+                return await asyncio.to_thread(function, message)
+
+            async def serve() -> None:
+                self._node.serve(subject, handle, limit=limit)
+
+            if not callable(function):
+                raise TypeError(f"a handler is a function, not {type(function).__name__}")
+            self._portal.call(serve)
+            return function
+
+        return register if handler is None else register(handler)
 
     # -- topics ---------------------------------------------------------------------
 

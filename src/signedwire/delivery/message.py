@@ -7,7 +7,15 @@ from threading import get_ident
 from typing import Final, Protocol
 
 from signedwire import clock
-from signedwire.arguments import RefusalName, chosen, printable
+from signedwire.arguments import (
+    BytesLike,
+    PayloadTypeName,
+    RefusalName,
+    as_bytes,
+    chosen,
+    payload_type_of,
+    printable,
+)
 from signedwire.clock import WallInstant
 from signedwire.delivery.advice import NEEDS_STORE
 from signedwire.delivery.receipt import (
@@ -42,6 +50,7 @@ from signedwire.wire.header import (
     kind_of,
     message_id_of,
     payload_start,
+    reply_to_of,
     sender_of,
     sequence_of,
     stream_of,
@@ -55,6 +64,7 @@ from signedwire.wire.session import BatchReceived
 __all__ = ["Message", "AckSink", "IncomingMessage", "OutgoingMessage"]
 
 _QUEUED: Final = DeliveryState.QUEUED
+_ACKED, _NACKED, _REPLIED = 1, 2, 3
 _LOOK_AGAIN: Final = 1.0
 """Interval in seconds at which a wait checks its deadline again."""
 
@@ -64,6 +74,11 @@ class AckSink(Protocol):
 
     def taken(self, message: IncomingMessage) -> None:
         """Note that the application has taken the message. In the node's loop."""
+
+    def reply(
+        self, message: IncomingMessage, payload: bytes, payload_type: PayloadType
+    ) -> Receipt:
+        """Queue the reply of the application to a request."""
 
     def acked(self, message: IncomingMessage) -> None:
         """Note that the application has acknowledged the message."""
@@ -143,6 +158,32 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         """
         reason = chosen(Reason, reason, "reason", REASON_CODES, "has no code on the wire")
         self._answer(reason, printable(detail, "detail", MAX_REFUSAL_TEXT))
+
+    def reply(
+        self,
+        payload: BytesLike = b"",
+        *,
+        payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
+    ) -> Receipt:
+        """Reply to a request. The reply is queued, and this returns its receipt at once.
+
+        The reply also acknowledges the request. `await message.reply(…)` waits until the peer has
+        accepted the reply. Any thread may call.
+
+        Args:
+            payload: The content, at most `max_payload_size` bytes; by default empty.
+            payload_type: The type that the peer's application sees; by default RAW.
+
+        Raises:
+            ValueError: the message is no request, or was answered before.
+            BackpressureError: the queue to the peer is full; the reply was not queued.
+            UnknownPeerError, NotAllowedError, PayloadTooLargeError, StoreFullError,
+                ClosedError, WrongContextError: the reply was not queued.
+        """
+        return self._reply(as_bytes(payload), payload_type_of(payload_type))
+
+    def _reply(self, payload: bytes, payload_type: PayloadType) -> Receipt:
+        raise NotImplementedError
 
     def _answer(self, reason: Reason | None, text: str = "") -> None:
         raise NotImplementedError
@@ -257,7 +298,7 @@ class IncomingMessage(Message):
     `Message` is the public part. Everything that this class adds is for the transport.
     """
 
-    __slots__ = ("_is_answered", "origin", "row", "stream")
+    __slots__ = ("_answered", "origin", "row", "stream")
 
     def __init__(
         self,
@@ -280,7 +321,7 @@ class IncomingMessage(Message):
         self._signature = signature
         self._index = index
         self._is_proven = is_proven
-        self._is_answered = False
+        self._answered = 0
         self.expires_at_us = expires_at_us
         self.redelivered = False
         self.row: int | None = None
@@ -289,18 +330,44 @@ class IncomingMessage(Message):
         """Receives the application's answer; `None` for v1."""
 
     def _answer(self, reason: Reason | None, text: str = "") -> None:
-        origin = self.origin
-        if origin is None or self._is_answered:
+        origin, before = self.origin, self._answered
+        if origin is None or before:
             return
-        self._is_answered = True
+        self._answered = _ACKED if reason is None else _NACKED
         try:
             if reason is None:
                 origin.acked(self)
             else:
                 origin.nacked(self, reason, text)
         except ClosedError:
-            self._is_answered = False
+            self._answered = before
             raise
+
+    @property
+    def is_open_request(self) -> bool:
+        """Whether this is a request that has neither a reply nor a refusal."""
+        return self.kind is Kind.REQUEST and self._answered < _NACKED
+
+    def _reply(self, payload: bytes, payload_type: PayloadType) -> Receipt:
+        origin = self.origin
+        if origin is None or self.kind is not Kind.REQUEST:
+            raise ValueError(
+                f"message {self.message_id[:8]} is no request, so nobody waits for a reply: "
+                "send() a message to its sender"
+            )
+        if not self.is_open_request:
+            done = "refused" if self._answered == _NACKED else "answered"
+            raise ValueError(f"the request {self.message_id[:8]} was {done} before")
+        receipt = origin.reply(self, payload, payload_type)
+        self.note_reply()
+        return receipt
+
+    def note_reply(self) -> None:
+        """Note that the reply to this request is queued, which also acknowledges it."""
+        is_acked, self._answered = self._answered == _ACKED, _REPLIED
+        # The store has a row to remove. Of a volatile request, the reply tells as much.
+        if self.durable and not is_acked and self.origin is not None:
+            self.origin.acked(self)
 
     def keep_path(self, path: MerklePath, overhead: int) -> None:
         """Note that the message is a copy, with this path in place of the leaves of a batch.
@@ -323,6 +390,11 @@ class IncomingMessage(Message):
     def index(self) -> int:
         """Index of the message in its batch, from 0."""
         return self._index
+
+    @property
+    def reply_to(self) -> bytes:
+        """The leaf of the request that this reply answers."""
+        return reply_to_of(self._body)
 
     @property
     def leaf(self) -> bytes:
@@ -516,6 +588,8 @@ class OutgoingMessage(Receipt):
             Priority(body[PRIORITY]),
             expires_at,
             PayloadType(body[PAYLOAD_TYPE]),
+            subject=subject_of(body).encode(),
+            kind=kind_of(body),
             is_bulk=self.options.is_bulk,
             is_durable=is_durable(body),
             queued_at_us=self.queued_at_us,

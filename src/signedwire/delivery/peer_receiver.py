@@ -16,13 +16,14 @@ from typing import Final, NamedTuple
 from signedwire.delivery.answer_queue import AnswerQueue
 from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.ports import LinkPort
+from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.receive_streams import Arrivals, ReceiveStreams
 from signedwire.delivery.recv_window import RecvWindow
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.store import IncomingRow, Marks, OnCommit, RememberedLeaves
 from signedwire.errors import ClosedError, StoreError, StoreFailedError
 from signedwire.logs import fields
-from signedwire.types import Credit, Did, Priority, Reason, unix_time_us
+from signedwire.types import Credit, Did, PayloadType, Priority, Reason, unix_time_us
 from signedwire.wire.header import VOLATILE, expiry_of, stream_of
 from signedwire.wire.link_frames import CLOSE_DENIED, CLOSE_UNAVAILABLE, Epochs, Refusal
 from signedwire.wire.session import BatchFailed, BatchReceived
@@ -374,6 +375,12 @@ class PeerReceiver:
         self._window.taken.append(message)
         if not self.answers.is_flush_due:
             self.answers.flush_soon()
+
+    def reply(
+        self, message: IncomingMessage, payload: bytes, payload_type: PayloadType
+    ) -> Receipt:
+        """Queue the reply of the application to a request. Any thread."""
+        return self._context.reply(message, payload, payload_type)
 
     def acked(self, message: IncomingMessage) -> None:
         """Answer that the application has handled a message. Any thread."""

@@ -152,6 +152,8 @@ class PeerSender:
     def sent(self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]) -> None:
         """Note that a link has taken the batch of these messages."""
         self.streams.sent(batch, messages, bodies)
+        if self._context.requests:
+            self._context.requests.note_written(messages, batch.leaves)
         # Before the operating system has them: they may arrive even if the link ends now.
         self._context.store.written(self.did, messages)
 

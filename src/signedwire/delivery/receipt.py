@@ -28,8 +28,8 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, Protocol
 
 from signedwire.arguments import Until, as_seconds, chosen, shown
 from signedwire.clock import monotonic
@@ -264,6 +264,10 @@ class Receipt(Bound, instead="pass its `state` and `reason`, or the bytes of `pr
                 f"{reason}{self._detail_text()}",
                 self._hint(reason),
             )
+
+    def __await__(self) -> Generator[Any, None, Receipt]:
+        """Wait as `wait()` does: `receipt = await node.send_nowait(…)`."""
+        return self.wait().__await__()
 
     async def wait(self, until: Until | None = None, timeout: float | None = None) -> Receipt:
         """Wait until the message has reached `until`, and return this receipt.

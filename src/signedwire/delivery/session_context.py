@@ -11,10 +11,13 @@ from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.inbox_budget import InboxBudget
 from signedwire.delivery.known_senders import KnownSenders
 from signedwire.delivery.log_limiter import LogLimiter
+from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.null_store import NullStore
+from signedwire.delivery.open_requests import OpenRequests
 from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import EvidencePort, Host, InboxStore, OutboxStore
-from signedwire.types import Did
+from signedwire.delivery.receipt import Receipt
+from signedwire.types import Did, PayloadType
 
 __all__ = ["SessionContext"]
 
@@ -49,6 +52,8 @@ class SessionContext:
         "known",
         "on_progress",
         "policies",
+        "reply",
+        "requests",
         "store",
         "us",
     )
@@ -71,6 +76,10 @@ class SessionContext:
         self.inbox = inbox
         self.consumers = Consumers()
         """Take received messages before the inbox, by kind."""
+        self.requests = OpenRequests()
+        """The requests of this node that wait for a reply."""
+        self.reply: Callable[[IncomingMessage, bytes, PayloadType], Receipt] = _no_reply
+        """Queues the reply to a request. Any thread."""
         self.store = store
         self.inbox_store = inbox_store
         self._memory = NullStore(host)
@@ -99,6 +108,10 @@ class SessionContext:
         """Whether the configuration lets this DID speak v1."""
         peers = self.host.config.v1_peers
         return peers == "all" or did in peers
+
+
+def _no_reply(message: IncomingMessage, payload: bytes, payload_type: PayloadType) -> Receipt:
+    raise NotImplementedError
 
 
 def _nothing() -> None:

@@ -98,6 +98,14 @@ class NodeCore:
         self._start: NodeStart | None = None
         self._clock_watch: ClockWatch | None = None
         self._has_ended = NodeEnd(runtime.home)
+        self._further_steps: list[tuple[str, Callable[[], Any]]] = []
+
+    def at_end(self, what: str, step: Callable[[], Any]) -> None:
+        """Call `step`, a function or coroutine function, at the end, before the links close.
+
+        `what` describes the step for the log.
+        """
+        self._further_steps.append((what, step))
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -210,6 +218,7 @@ class NodeCore:
         is_cancelled = await next_turn()  # for calls of other threads in the loop's queue
         steps: list[tuple[str, Callable[[], Any] | None]] = [
             ("ending the watch of the clock", None if watch is None else watch.end),
+            *self._further_steps,
             ("closing the links", self.endpoint.close_links),
             ("ending the dialers", lambda: self.dialers.end(deadline)),
             ("closing the evidence log", lambda: self.files.close_evidence(deadline)),

@@ -1,0 +1,1 @@
+"""What applications build on messages: requests with replies, and topics."""

@@ -1,0 +1,365 @@
+"""Requests and replies between two nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from signedwire import (
+    BackpressureError,
+    ClosedError,
+    DeliveryFailedError,
+    DeliveryState,
+    MessageRefusedError,
+    NoReplyError,
+    Node,
+    Priority,
+    Reason,
+    SignedEnvelope,
+    UnknownPeerError,
+)
+from signedwire.delivery.message import Message
+from signedwire.delivery.open_requests import MAX_OPEN_REQUESTS
+from signedwire.transport.memory import MemoryNetwork
+from signedwire.types import Kind
+from tlskit import quick
+from wirekit import ALICE, BOB, eventually, on_asyncio, within
+
+
+@contextlib.asynccontextmanager
+async def two_nodes(network: MemoryNetwork | None = None, **changes: Any) -> AsyncIterator[Any]:
+    network = network or MemoryNetwork()
+    async with (
+        Node(ALICE, quick(**changes), network=network) as alice,
+        Node(BOB, quick(), network=network) as bob,
+    ):
+        alice.routing.update(bob.did, bob.address)
+        bob.routing.update(alice.did, alice.address)
+        yield alice, bob
+
+
+@on_asyncio
+async def test_a_handler_replies() -> None:
+    async with two_nodes() as (alice, bob):
+
+        @bob.serve("double")
+        async def double(message: Message) -> bytes:
+            assert (message.kind, message.subject) == (Kind.REQUEST, "double")
+            return message.payload * 2
+
+        reply = await alice.request(bob.did, b"ab", subject="double", priority="high")
+        assert reply.payload == b"abab"
+        assert (reply.sender, reply.kind) == (bob.did, Kind.REPLY)
+        assert (reply.priority, reply.durable) == (Priority.HIGH, False)
+        assert not alice._core.context.requests
+
+
+@on_asyncio
+async def test_a_plain_function_replies_and_none_is_empty() -> None:
+    async with two_nodes() as (alice, bob):
+        bob.serve("plain", lambda message: None)
+        assert (await alice.request(bob.did, subject="plain")).payload == b""
+
+
+@on_asyncio
+async def test_the_reply_proves_what_was_asked() -> None:
+    """Anybody can see that the reply names this very request."""
+    async with two_nodes() as (alice, bob):
+        asked: list[SignedEnvelope] = []
+
+        @bob.serve("x")
+        async def answer(message: Message) -> bytes:
+            asked.append(message.envelope)
+            return b"yes"
+
+        reply = await alice.request(bob.did, b"?", subject="x")
+        reply.envelope.verify()
+        assert reply.reply_to == asked[0].digest
+
+
+@on_asyncio
+async def test_an_application_without_handlers_replies_to_messages() -> None:
+    async with two_nodes() as (alice, bob):
+        asking = asyncio.create_task(alice.request(bob.did, b"?", subject="any"))
+        message = await bob.receive(5)
+        receipt = await message.reply(b"!", payload_type="sensor_fusion")
+        assert receipt.has_reached("accepted")
+        reply = await asking
+        assert (reply.payload, reply.payload_type.name) == (b"!", "SENSOR_FUSION")
+        with pytest.raises(ValueError, match="was answered before"):
+            message.reply(b"again")
+
+
+@on_asyncio
+async def test_what_is_no_request_has_no_reply() -> None:
+    async with two_nodes() as (alice, bob):
+        await alice.send(bob.did, b"hello")
+        message = await bob.receive(5)
+        with pytest.raises(ValueError, match="is no request"):
+            message.reply(b"!")
+
+
+@on_asyncio
+async def test_refusals_tell_why() -> None:
+    async with two_nodes() as (alice, bob):
+
+        @bob.serve("busy")
+        async def busy(message: Message) -> None:
+            message.nack("rate", "ask again in a minute")
+
+        @bob.serve("broken")
+        async def broken(message: Message) -> bytes:
+            raise KeyError("no battery")
+
+        @bob.serve("wrong")
+        def wrong(message: Message) -> Any:
+            return "text"
+
+        for subject, reason, text in (
+            ("busy", Reason.RATE, "ask again in a minute"),
+            ("broken", Reason.REFUSED, "its handler failed: KeyError"),
+            ("wrong", Reason.REFUSED, "its handler failed: TypeError"),
+            ("absent", Reason.UNKNOWN_SUBJECT, ""),
+        ):
+            with pytest.raises(MessageRefusedError) as caught:
+                await alice.request(bob.did, subject=subject)
+            assert caught.value.reason is reason
+            assert caught.value.receipt.detail == text
+
+
+@on_asyncio
+async def test_how_far_a_request_came() -> None:
+    """Nobody was there, the peer still works, and the peer took it without a reply."""
+    network = MemoryNetwork()
+    async with two_nodes(network) as (alice, bob):
+        never = asyncio.Event()
+
+        @bob.serve("slow")
+        async def slow(message: Message) -> None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await never.wait()
+
+        with pytest.raises(NoReplyError, match="accepted request .* 0.2 s") as caught:
+            await alice.request(bob.did, subject="slow", timeout=0.2)
+        assert caught.value.state is DeliveryState.ACCEPTED
+        await bob.close()
+        with pytest.raises(NoReplyError, match="was not reached within 0.2 s") as caught:
+            await alice.request(bob.did, subject="slow", timeout=0.2)
+        assert caught.value.state is DeliveryState.QUEUED
+        assert not alice._core.context.requests
+
+
+@on_asyncio
+async def test_a_request_that_was_acknowledged_alone() -> None:
+    async with two_nodes() as (alice, bob):
+        asking = asyncio.create_task(alice.request(bob.did, timeout=0.3))
+        (await bob.receive(5)).ack()
+        with pytest.raises(NoReplyError, match="sent no reply") as caught:
+            await asking
+        assert caught.value.state is DeliveryState.HANDLED
+
+
+@on_asyncio
+async def test_a_late_request_dies_before_the_handler() -> None:
+    async with two_nodes() as (alice, bob):
+        begun, gate = [], asyncio.Event()
+
+        @bob.serve("x", limit=1)
+        async def one_at_a_time(message: Message) -> bytes:
+            begun.append(message.payload)
+            await gate.wait()
+            return b""
+
+        first = asyncio.create_task(alice.request(bob.did, b"1", subject="x", timeout=5))
+        await within(eventually(lambda: begun == [b"1"]))
+        with pytest.raises(NoReplyError):
+            await alice.request(bob.did, b"2", subject="x", timeout=0.1)
+        third = asyncio.create_task(alice.request(bob.did, b"3", subject="x", timeout=5))
+        await within(eventually(lambda: bob.stats().inbox_messages == 0))
+        gate.set()
+        await first
+        await third
+        assert begun == [b"1", b"3"]
+
+
+@on_asyncio
+async def test_a_handler_is_cancelled_at_the_deadline() -> None:
+    async with two_nodes() as (alice, bob):
+        ended: list[str] = []
+
+        @bob.serve("x")
+        async def hang(message: Message) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append("cancelled")
+
+        with pytest.raises(NoReplyError):
+            await alice.request(bob.did, subject="x", timeout=0.1)
+        await within(eventually(lambda: ended == ["cancelled"]))
+
+
+@on_asyncio
+async def test_replies_that_nobody_waits_for_are_refused() -> None:
+    """A late one, a second one, and one from another peer than was asked."""
+    async with two_nodes() as (alice, bob):
+        with pytest.raises(NoReplyError):
+            await alice.request(bob.did, b"1", timeout=0.1)
+        late = await bob.receive(5) if bob.stats().inbox_messages else None
+        asking = asyncio.create_task(alice.request(bob.did, b"2", timeout=5))
+        message = await bob.receive(5)
+        mine = bob._requests
+        second = mine.new_reply(message, b"second", message.payload_type)
+        await message.reply(b"first")
+        assert (await asking).payload == b"first"
+        bob._core.endpoint.submitter.submit(second, second.payload_size)
+        with pytest.raises(MessageRefusedError, match="no request of this node waits"):
+            await second.wait("handled", timeout=5)
+        assert alice.stats().dropped[Reason.NO_REQUEST] == 1
+        assert late is None
+
+
+@on_asyncio
+async def test_a_reply_from_another_peer_does_not_count() -> None:
+    network = MemoryNetwork()
+    from signedwire import Identity
+
+    async with (
+        two_nodes(network) as (alice, bob),
+        Node(Identity.generate(), quick(), network=network) as eve,
+    ):
+        eve.routing.update(alice.did, alice.address)
+        asking = asyncio.create_task(alice.request(bob.did, b"?", timeout=5))
+        message = await bob.receive(5)
+        forged = eve._requests.new_reply(message, b"forged", message.payload_type)
+        forged.options.recipient = alice.did
+        eve._core.endpoint.submitter.submit(forged, forged.payload_size)
+        with pytest.raises(MessageRefusedError):
+            await forged.wait("handled", timeout=5)
+        message.reply(b"true")
+        assert (await asking).payload == b"true"
+
+
+@on_asyncio
+async def test_a_restart_of_the_peer_is_an_unknown_outcome() -> None:
+    network = MemoryNetwork()
+    async with Node(ALICE, quick(), network=network) as alice:
+        async with Node(BOB, quick(), network=network) as bob:
+            alice.routing.update(bob.did, bob.address)
+            asking = asyncio.create_task(alice.request(bob.did, b"?", timeout=20))
+            await bob.receive(5)
+            address = bob.address
+        async with Node(BOB, quick(listen=str(address)), network=network):
+            alice.routing.update(bob.did, address)
+            alice.send_nowait(bob.did, b"dial")
+            with pytest.raises(DeliveryFailedError) as caught:
+                await asking
+    assert caught.value.reason in (Reason.STALE_EPOCH, Reason.UNKNOWN_OUTCOME)
+
+
+@on_asyncio
+async def test_many_requests_at_once() -> None:
+    async with two_nodes() as (alice, bob):
+
+        @bob.serve("echo")
+        async def echo(message: Message) -> bytes:
+            return message.payload
+
+        payloads = [b"%d" % number for number in range(500)]
+        asked = [alice.request(bob.did, payload, subject="echo") for payload in payloads]
+        assert [reply.payload for reply in await asyncio.gather(*asked)] == payloads
+
+
+@on_asyncio
+async def test_the_number_of_open_requests_is_bounded() -> None:
+    async with two_nodes() as (alice, bob):
+        asked = [
+            asyncio.create_task(alice.request(bob.did, timeout=5)) for _ in range(MAX_OPEN_REQUESTS)
+        ]
+        await within(eventually(lambda: len(alice._core.context.requests) == MAX_OPEN_REQUESTS))
+        with pytest.raises(BackpressureError, match="1024 requests to did:key"):
+            await alice.request(bob.did)
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        assert not alice._core.context.requests
+
+
+@on_asyncio
+async def test_the_end_of_a_node_ends_its_requests_and_handlers() -> None:
+    async with two_nodes() as (alice, bob):
+        started, ended = asyncio.Event(), asyncio.Event()
+
+        @bob.serve("x")
+        async def hang(message: Message) -> None:
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        asking = asyncio.create_task(alice.request(bob.did, subject="x", timeout=20))
+        await within(started.wait())
+        await bob.close()
+        assert ended.is_set()
+        await alice.close()
+        with pytest.raises((ClosedError, DeliveryFailedError)):
+            await asking
+        with pytest.raises(ClosedError):
+            await alice.request(bob.did)
+
+
+@on_asyncio
+async def test_requests_to_nowhere() -> None:
+    async with two_nodes() as (alice, _):
+        from signedwire import Identity
+
+        with pytest.raises(UnknownPeerError):
+            await alice.request(Identity.generate().did)
+        for timeout in (0, -1, None, True, "1", float("nan")):
+            with pytest.raises((ValueError, TypeError)):
+                await alice.request(alice.did, timeout=timeout)
+
+
+@on_asyncio
+async def test_durable_requests_survive_a_restart(tmp_path: Path) -> None:
+    """A request that waits in the store of the peer comes to a handler that is made later."""
+    network = MemoryNetwork()
+    store = tmp_path / "bob.db"
+    async with Node(ALICE, quick(), network=network) as alice:
+        async with Node(BOB, quick(), network=network, store=store) as bob:
+            alice.routing.update(bob.did, bob.address)
+            asking = asyncio.create_task(
+                alice.request(bob.did, b"?", subject="x", timeout=20, durable=True)
+            )
+            await within(eventually(lambda: bob.stats().inbox_messages == 1))
+            address = bob.address
+        async with Node(BOB, quick(listen=str(address)), network=network, store=store) as bob:
+            bob.routing.update(alice.did, alice.address)
+            await within(eventually(lambda: bob.stats().inbox_messages == 1))
+
+            @bob.serve("x")
+            async def answer(message: Message) -> bytes:
+                assert message.redelivered
+                return b"!"
+
+            reply = await asking
+            assert (reply.payload, reply.durable) == (b"!", True)
+            await within(eventually(lambda: bob.stats().store.inbox_rows == 0))
+
+
+@on_asyncio
+async def test_two_handlers_for_one_subject() -> None:
+    async with two_nodes() as (_, bob):
+        bob.serve("x", lambda message: b"")
+        with pytest.raises(ValueError, match="has a handler already"):
+            bob.serve("x", lambda message: b"")
+        with pytest.raises(TypeError, match="a handler is a function"):
+            bob.serve("y", 7)
+        with pytest.raises(ValueError, match="limit=0"):
+            bob.serve("y", lambda message: b"", limit=0)
