@@ -20,6 +20,7 @@ from signedwire.cli.file_options import (
     VerifyOptions,
 )
 from signedwire.cli.peer_options import BenchOptions, ListenOptions, PeersOptions, PingOptions
+from signedwire.cli.request_options import AnswerOptions, RequestOptions
 from signedwire.cli.send_options import SendOptions
 from signedwire.cli.store_options import (
     DeadDropOptions,
@@ -66,6 +67,8 @@ class Group(NamedTuple):
 COMMANDS: Final = {
     "listen": Command(ListenOptions, "listen_command", "listen"),
     "send": Command(SendOptions, "send_command", "send"),
+    "request": Command(RequestOptions, "request_command", "request"),
+    "answer": Command(AnswerOptions, "answer_command", "answer"),
     "ping": Command(PingOptions, "ping_commands", "ping"),
     "peers": Command(PeersOptions, "ping_commands", "peers"),
     "verify": Command(VerifyOptions, "verify_command", "verify"),

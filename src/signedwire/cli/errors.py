@@ -26,6 +26,7 @@ from signedwire.errors import (
     ListenError,
     MessageExpiredError,
     MessageRefusedError,
+    NoReplyError,
     NotAllowedError,
     PayloadTooLargeError,
     ResolveTimeout,
@@ -116,6 +117,7 @@ _CODES: Final[tuple[tuple[type[SignedWireError], ExitCode], ...]] = (
     (PayloadTooLargeError, ExitCode.USAGE),
     (NotAllowedError, ExitCode.DENIED),
     (MessageExpiredError, ExitCode.NO_ANSWER),
+    (NoReplyError, ExitCode.NO_ANSWER),
     (MessageRefusedError, ExitCode.REFUSED),
     (StoreError, ExitCode.STORE),
     (DialError, ExitCode.UNREACHED),
@@ -259,6 +261,8 @@ def code_of(error: SignedWireError) -> ExitCode:
     """Return the exit code of an error of this package."""
     if isinstance(error, NotDone):
         return error.code
+    if isinstance(error, NoReplyError) and error.state is DeliveryState.QUEUED:
+        return ExitCode.UNREACHED
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code

@@ -75,9 +75,7 @@ class AckSink(Protocol):
     def taken(self, message: IncomingMessage) -> None:
         """Note that the application has taken the message. In the node's loop."""
 
-    def reply(
-        self, message: IncomingMessage, payload: bytes, payload_type: PayloadType
-    ) -> Receipt:
+    def reply(self, message: IncomingMessage, payload: bytes, payload_type: PayloadType) -> Receipt:
         """Queue the reply of the application to a request."""
 
     def acked(self, message: IncomingMessage) -> None:

@@ -376,9 +376,7 @@ class PeerReceiver:
         if not self.answers.is_flush_due:
             self.answers.flush_soon()
 
-    def reply(
-        self, message: IncomingMessage, payload: bytes, payload_type: PayloadType
-    ) -> Receipt:
+    def reply(self, message: IncomingMessage, payload: bytes, payload_type: PayloadType) -> Receipt:
         """Queue the reply of the application to a request. Any thread."""
         return self._context.reply(message, payload, payload_type)
 
