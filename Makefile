@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup ci-tools demo test check format cover fuzz sim without-v1 cancellation crash faults soak hostile slow-links unfinished garbage bench report docs wheel proto clean
+.PHONY: help setup ci-tools demo test check format cover fuzz sim without-v1 cancellation crash faults soak hostile requests slow-links unfinished garbage bench report docs wheel proto clean
 
 help:
 	@echo "make demo    messages, forgeries and crashes of several processes, in about ten seconds"
@@ -20,6 +20,7 @@ help:
 	@echo "make faults  CALLS=200 system calls of each kind that fail or kill (needs strace)"
 	@echo "make soak    MINUTES=60 of load with cuts and kills; memory stays flat"
 	@echo "make hostile SECS=2 of every attack on a node, beside an honest peer"
+	@echo "make requests  REQUESTS=100000 with cuts, restarts, late and duplicate replies"
 	@echo "make slow-links  STOPS=200 emergency stops behind images, on each of several slow links"
 	@echo "make unfinished  LINKS=1000 strangers that begin a large batch and stop: memory"
 	@echo "make garbage MIB=1024 of each kind of garbage to verify: time and memory"
@@ -100,6 +101,10 @@ soak: setup
 SECS ?= 2
 hostile: setup
 	@cd tests && ../$(BIN)/python -m hostile --seconds $(SECS)
+
+REQUESTS ?= 100000
+requests: setup
+	@cd tests/messaging && ../../$(BIN)/python -m request_campaign --requests $(REQUESTS)
 
 STOPS ?= 200
 slow-links: setup

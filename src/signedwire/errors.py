@@ -49,8 +49,8 @@ from signedwire.base_errors import DidError as DidError
 from signedwire.base_errors import ReceiptView as ReceiptView
 from signedwire.base_errors import SignedWireError as SignedWireError
 from signedwire.states import Cause as Cause
-from signedwire.states import FailureKind as FailureKind
 from signedwire.states import DeliveryState, Reason
+from signedwire.states import FailureKind as FailureKind
 from signedwire.states import kind_of as kind_of
 from signedwire.types import Did, Target
 

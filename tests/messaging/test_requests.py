@@ -16,8 +16,8 @@ from signedwire import (
     DeliveryFailedError,
     DeliveryState,
     MessageRefusedError,
-    NoReplyError,
     Node,
+    NoReplyError,
     Priority,
     Reason,
     SignedEnvelope,
@@ -28,7 +28,7 @@ from signedwire.delivery.open_requests import MAX_OPEN_REQUESTS
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.types import Kind
 from tlskit import quick
-from wirekit import ALICE, BOB, eventually, on_asyncio, within
+from wirekit import ALICE, BOB, LIMIT, eventually, on_asyncio, within
 
 
 @contextlib.asynccontextmanager
@@ -144,11 +144,11 @@ async def test_how_far_a_request_came() -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 await never.wait()
 
-        with pytest.raises(NoReplyError, match="accepted request .* 0.2 s") as caught:
+        with pytest.raises(NoReplyError, match=r"accepted request .* 0\.2 s") as caught:
             await alice.request(bob.did, subject="slow", timeout=0.2)
         assert caught.value.state is DeliveryState.ACCEPTED
         await bob.close()
-        with pytest.raises(NoReplyError, match="was not reached within 0.2 s") as caught:
+        with pytest.raises(NoReplyError, match=r"was not reached within 0\.2 s") as caught:
             await alice.request(bob.did, subject="slow", timeout=0.2)
         assert caught.value.state is DeliveryState.QUEUED
         assert not alice._core.context.requests
@@ -176,11 +176,11 @@ async def test_a_late_request_dies_before_the_handler() -> None:
             return b""
 
         first = asyncio.create_task(alice.request(bob.did, b"1", subject="x", timeout=5))
-        await within(eventually(lambda: begun == [b"1"]))
+        await eventually(lambda: begun == [b"1"])
         with pytest.raises(NoReplyError):
             await alice.request(bob.did, b"2", subject="x", timeout=0.1)
         third = asyncio.create_task(alice.request(bob.did, b"3", subject="x", timeout=5))
-        await within(eventually(lambda: bob.stats().inbox_messages == 0))
+        await eventually(lambda: bob.stats().inbox_messages == 0)
         gate.set()
         await first
         await third
@@ -201,7 +201,7 @@ async def test_a_handler_is_cancelled_at_the_deadline() -> None:
 
         with pytest.raises(NoReplyError):
             await alice.request(bob.did, subject="x", timeout=0.1)
-        await within(eventually(lambda: ended == ["cancelled"]))
+        await eventually(lambda: ended == ["cancelled"])
 
 
 @on_asyncio
@@ -281,7 +281,7 @@ async def test_the_number_of_open_requests_is_bounded() -> None:
         asked = [
             asyncio.create_task(alice.request(bob.did, timeout=5)) for _ in range(MAX_OPEN_REQUESTS)
         ]
-        await within(eventually(lambda: len(alice._core.context.requests) == MAX_OPEN_REQUESTS))
+        await eventually(lambda: len(alice._core.context.requests) == MAX_OPEN_REQUESTS)
         with pytest.raises(BackpressureError, match="1024 requests to did:key"):
             await alice.request(bob.did)
         for task in asked:
@@ -304,7 +304,7 @@ async def test_the_end_of_a_node_ends_its_requests_and_handlers() -> None:
                 ended.set()
 
         asking = asyncio.create_task(alice.request(bob.did, subject="x", timeout=20))
-        await within(started.wait())
+        await within(LIMIT, started.wait())
         await bob.close()
         assert ended.is_set()
         await alice.close()
@@ -337,11 +337,11 @@ async def test_durable_requests_survive_a_restart(tmp_path: Path) -> None:
             asking = asyncio.create_task(
                 alice.request(bob.did, b"?", subject="x", timeout=20, durable=True)
             )
-            await within(eventually(lambda: bob.stats().inbox_messages == 1))
+            await eventually(lambda: bob.stats().inbox_messages == 1)
             address = bob.address
         async with Node(BOB, quick(listen=str(address)), network=network, store=store) as bob:
             bob.routing.update(alice.did, alice.address)
-            await within(eventually(lambda: bob.stats().inbox_messages == 1))
+            await eventually(lambda: bob.stats().inbox_messages == 1)
 
             @bob.serve("x")
             async def answer(message: Message) -> bytes:
@@ -350,7 +350,7 @@ async def test_durable_requests_survive_a_restart(tmp_path: Path) -> None:
 
             reply = await asking
             assert (reply.payload, reply.durable) == (b"!", True)
-            await within(eventually(lambda: bob.stats().store.inbox_rows == 0))
+            await eventually(lambda: bob.stats().store.inbox_rows == 0)
 
 
 @on_asyncio

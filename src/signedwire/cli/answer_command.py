@@ -91,10 +91,12 @@ class _Answering:
         self._words = words
         self._most = node.config.max_payload_size
         self._answered = self._refused = 0
+        self._is_announced = False
 
     async def run(self) -> None:
         """Say where the node listens, and refuse what is no request."""
         peer = f"{self._node.did}@{reachable(self._node.address)}"
+        self._is_announced = True
         say("answering; ask it with")
         say(f"  {command(self._node.config)} request {peer} --subject {self._options.subject!r}")
         if self._options.json:
@@ -106,6 +108,8 @@ class _Answering:
 
     def summarise(self) -> None:
         """Say how many requests were answered."""
+        if not self._is_announced:
+            return
         if self._options.json:
             with contextlib.suppress(OSError):  # the error of stdout is reported elsewhere
                 emit({"event": "summary", "answered": self._answered, "refused": self._refused})

@@ -21,10 +21,10 @@ from signedwire.types import DeliveryState, Kind, PayloadType, Reason, unix_time
 
 __all__ = ["Handler", "Handlers"]
 
-Handler: TypeAlias = Callable[[Message], BytesLike | None | Awaitable[BytesLike | None]]
+Handler: TypeAlias = Callable[[Message], BytesLike | Awaitable[BytesLike | None] | None]
 """Function or coroutine function that gets a request, and returns the payload of the reply.
 
-`None` is an empty payload. If the function has called `reply()` or `nack()`, its result is not used.
+`None` is an empty payload. After `reply()` or `nack()` in the function, its result is not used.
 """
 
 _LATE: Final = "its handler did not end before the deadline"

@@ -116,9 +116,8 @@ def _waker_at_end(message: OutgoingMessage, wake: Callable[[], None]) -> Callabl
     """Return a function that calls `wake` if the message will get no reply any more."""
 
     def look() -> None:
-        if message.is_final or message.reason is not None or message.is_detached:
-            wake()
-        elif message.is_unconfirmed:
+        is_v1 = message.is_unconfirmed
+        if is_v1 or message.is_final or message.is_detached or message.reason is not None:
             wake()
 
     return look
