@@ -84,11 +84,19 @@ ROOMS: dict[str, set[str]] = {
         *("arguments", "environment", "folders", "home"),
     },
     "sending": {"errors", "clock", "types", "arguments", "delivery", "transport"},
-    "node": {
-        *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
-        *("clock", "home", "sending", "wire", "delivery", "transport", "outbox", "arguments"),
-        *("contradictions", "environment", "metrics", "evidence"),
+    "messaging": {
+        *("errors", "clock", "types", "arguments", "home", "logs", "wire", "delivery"),
+        *("transport", "sending"),
     },
+    "node_life": {
+        *("errors", "types", "identity", "config", "routing", "contradictions", "home"),
+        *("delivery", "transport", "outbox", "sending", "messaging"),
+    },
+    "node_state": {
+        *("errors", "types", "stats", "events", "arguments", "environment", "metrics"),
+        *("delivery", "evidence", "transport", "outbox", "node_life"),
+    },
+    "node": {"errors", "types", "arguments", "delivery", "messaging", "node_state"},
     "sync": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
         *("portal", "home", "wire", "delivery", "transport", "outbox", "arguments", "node"),

@@ -27,12 +27,14 @@ Packages:
 - `delivery`: decisions: queues, receipts, order, policies; the store.
 - `evidence`: the evidence log: its chain of hashes, and its files.
 - `transport`: drivers: links, TLS, networks, dialers, the listener; the v1 wire.
+- `messaging`: requests with their replies.
 - `payloads`: the typed messages of the v1 network (an extra).
 - `cli`: the command line (an extra). `bench`: its command `bench`.
 
 Modules for users:
 
-- `node`, `sync`: `Node` for asyncio and for threads; `outbox`: the messages in its store.
+- `node`, `sync`: `Node` for asyncio and for threads. `node_life`: its start and end;
+  `node_state`: its files, peers and counters. `outbox`: the messages in its store.
 - `identity`: keys, the only module that signs and verifies; `keysources`: finding the key of a
   process; `keyfiles`, `keyformats` and `keytexts`: reading and writing key files.
 - `config`: the options; `settings`: reading them from a file and the environment;
@@ -80,6 +82,7 @@ from signedwire.errors import (
     ListenError,
     MessageExpiredError,
     MessageRefusedError,
+    NoReplyError,
     NotAllowedError,
     PayloadTooLargeError,
     ReceiptView,
@@ -220,6 +223,7 @@ __all__ = [
     "MessageExpiredError",
     "MessageRefused",
     "MessageRefusedError",
+    "NoReplyError",
     "Metric",
     "MetricKind",
     "NeedsDescriptors",

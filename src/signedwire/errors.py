@@ -282,9 +282,10 @@ class MessageExpiredError(DeliveryFailedError, TimeoutError):
 class NoReplyError(DeliveryFailedError, TimeoutError):
     """A request had no reply within its timeout; `state` tells how far the request has come.
 
-    "queued": the peer was not reached, and does not have the request. "written": the peer may have
-    it. "accepted": the peer has it, and may still work on it. "handled": its application has
-    acknowledged the request without a reply.
+    - `queued`: the peer was not reached, and does not have the request.
+    - `written`: the peer may have the request.
+    - `accepted`: the peer has the request, and may still work on it.
+    - `handled`: its application has acknowledged the request without a reply.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ __all__ = ["Deadline", "Node"]
 H = TypeVar("H", bound=Handler)
 
 
-class Node(NodeState):
+class Node(NodeState, instead="pass the path of its key file, and make another there"):
     """A key that sends and receives messages. Use it as an async context manager.
 
     A node belongs to the event loop in which it was started: await its coroutines there. Any

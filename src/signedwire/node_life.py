@@ -26,7 +26,7 @@ from signedwire.types import Did, Target
 __all__ = ["NodeLife"]
 
 
-class NodeLife(Bound, instead="pass the path of its key file, and make another there"):
+class NodeLife(Bound):
     """The constructor, the start and the end of `Node`, and who and where it is.
 
     For the arguments see `Node`.

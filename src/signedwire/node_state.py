@@ -1,4 +1,4 @@
-"""What a node has and does: its store, its evidence log, its peers, counters and events."""
+"""The state of a node: its store, its evidence log, its peers, counters and events."""
 
 from __future__ import annotations
 

@@ -72,6 +72,10 @@ class RecordingOrigin:
     def taken(self, message: IncomingMessage) -> None:
         self.told.append(("taken", message))
 
+    def reply(self, message: IncomingMessage, payload: bytes, payload_type: PayloadType) -> Receipt:
+        self.told.append(("replied", message, payload, payload_type))
+        return Receipt(message.sender, bytes(16))
+
     def acked(self, message: IncomingMessage) -> None:
         self.told.append(("handled", message))
 
@@ -152,9 +156,9 @@ class TestMessage:
 
     def test_the_public_class_has_what_an_application_needs(self) -> None:
         assert {name for name in dir(Message) if not name.startswith("_")} == {
-            *("ack", "nack", "sender", "proven_sender", "is_proven", "envelope"),
+            *("ack", "nack", "reply", "sender", "proven_sender", "is_proven", "envelope"),
             *("payload", "payload_type", "priority", "message_id", "sequence_number"),
-            *("kind", "subject", "durable"),
+            *("kind", "subject", "durable", "reply_to"),
             *("epoch", "timestamp_us", "expires_at_us", "redelivered", "size"),
         }
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from signedwire import (
     Address,
@@ -34,9 +34,9 @@ __all__ = ["Campaign", "main"]
 _ASKERS: Final = 64
 """Number of requests that wait at a time."""
 _TIMEOUT: Final = 1.0
-_FAST: Final = {
-    "backoff_initial": 0.005,
-    "backoff_max": 0.05,
+_FAST: Final[dict[str, Any]] = {
+    "retry_base_delay": 0.005,
+    "retry_max_delay": 0.05,
     "max_attempts": 1000,
     "close_timeout": 0.2,
 }

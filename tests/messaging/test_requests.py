@@ -23,7 +23,7 @@ from signedwire import (
     SignedEnvelope,
     UnknownPeerError,
 )
-from signedwire.delivery.message import Message
+from signedwire.delivery.message import IncomingMessage, Message
 from signedwire.delivery.open_requests import MAX_OPEN_REQUESTS
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.types import Kind
@@ -32,7 +32,9 @@ from wirekit import ALICE, BOB, LIMIT, eventually, on_asyncio, within
 
 
 @contextlib.asynccontextmanager
-async def two_nodes(network: MemoryNetwork | None = None, **changes: Any) -> AsyncIterator[Any]:
+async def two_nodes(
+    network: MemoryNetwork | None = None, **changes: Any
+) -> AsyncIterator[tuple[Node, Node]]:
     network = network or MemoryNetwork()
     async with (
         Node(ALICE, quick(**changes), network=network) as alice,
@@ -41,6 +43,18 @@ async def two_nodes(network: MemoryNetwork | None = None, **changes: Any) -> Asy
         alice.routing.update(bob.did, bob.address)
         bob.routing.update(alice.did, alice.address)
         yield alice, bob
+
+
+def incoming(message: Message) -> IncomingMessage:
+    assert isinstance(message, IncomingMessage)
+    return message
+
+
+def rows_of(node: Node) -> int:
+    """The number of accepted messages in the store."""
+    store = node.stats().store
+    assert store is not None
+    return store.inbox.rows
 
 
 @on_asyncio
@@ -148,7 +162,7 @@ async def test_how_far_a_request_came() -> None:
             await alice.request(bob.did, subject="slow", timeout=0.2)
         assert caught.value.state is DeliveryState.ACCEPTED
         await bob.close()
-        with pytest.raises(NoReplyError, match=r"was not reached within 0\.2 s") as caught:
+        with pytest.raises(NoReplyError, match="was not reached") as caught:
             await alice.request(bob.did, subject="slow", timeout=0.2)
         assert caught.value.state is DeliveryState.QUEUED
         assert not alice._core.context.requests
@@ -208,20 +222,22 @@ async def test_a_handler_is_cancelled_at_the_deadline() -> None:
 async def test_replies_that_nobody_waits_for_are_refused() -> None:
     """A late one, a second one, and one from another peer than was asked."""
     async with two_nodes() as (alice, bob):
+        asking = asyncio.create_task(alice.request(bob.did, b"1", timeout=0.1))
+        late = await bob.receive(5)
         with pytest.raises(NoReplyError):
-            await alice.request(bob.did, b"1", timeout=0.1)
-        late = await bob.receive(5) if bob.stats().inbox_messages else None
+            await asking
+        with pytest.raises(MessageRefusedError, match="no request of this node waits"):
+            await late.reply(b"late").wait("handled", timeout=5)
         asking = asyncio.create_task(alice.request(bob.did, b"2", timeout=5))
         message = await bob.receive(5)
         mine = bob._requests
-        second = mine.new_reply(message, b"second", message.payload_type)
+        second = mine.new_reply(incoming(message), b"second", message.payload_type)
         await message.reply(b"first")
         assert (await asking).payload == b"first"
         bob._core.endpoint.submitter.submit(second, second.payload_size)
         with pytest.raises(MessageRefusedError, match="no request of this node waits"):
             await second.wait("handled", timeout=5)
-        assert alice.stats().dropped[Reason.NO_REQUEST] == 1
-        assert late is None
+        assert alice.stats().dropped[Reason.NO_REQUEST] == 2
 
 
 @on_asyncio
@@ -236,7 +252,7 @@ async def test_a_reply_from_another_peer_does_not_count() -> None:
         eve.routing.update(alice.did, alice.address)
         asking = asyncio.create_task(alice.request(bob.did, b"?", timeout=5))
         message = await bob.receive(5)
-        forged = eve._requests.new_reply(message, b"forged", message.payload_type)
+        forged = eve._requests.new_reply(incoming(message), b"forged", message.payload_type)
         forged.options.recipient = alice.did
         eve._core.endpoint.submitter.submit(forged, forged.payload_size)
         with pytest.raises(MessageRefusedError):
@@ -259,7 +275,7 @@ async def test_a_restart_of_the_peer_is_an_unknown_outcome() -> None:
             alice.send_nowait(bob.did, b"dial")
             with pytest.raises(DeliveryFailedError) as caught:
                 await asking
-    assert caught.value.reason in (Reason.STALE_EPOCH, Reason.UNKNOWN_OUTCOME)
+    assert caught.value.reason is Reason.UNKNOWN_OUTCOME
 
 
 @on_asyncio
@@ -323,7 +339,7 @@ async def test_requests_to_nowhere() -> None:
             await alice.request(Identity.generate().did)
         for timeout in (0, -1, None, True, "1", float("nan")):
             with pytest.raises((ValueError, TypeError)):
-                await alice.request(alice.did, timeout=timeout)
+                await alice.request(alice.did, timeout=timeout)  # type: ignore[arg-type]
 
 
 @on_asyncio
@@ -350,7 +366,7 @@ async def test_durable_requests_survive_a_restart(tmp_path: Path) -> None:
 
             reply = await asking
             assert (reply.payload, reply.durable) == (b"!", True)
-            await eventually(lambda: bob.stats().store.inbox_rows == 0)
+            await eventually(lambda: rows_of(bob) == 0)
 
 
 @on_asyncio
@@ -360,6 +376,6 @@ async def test_two_handlers_for_one_subject() -> None:
         with pytest.raises(ValueError, match="has a handler already"):
             bob.serve("x", lambda message: b"")
         with pytest.raises(TypeError, match="a handler is a function"):
-            bob.serve("y", 7)
+            bob.serve("y", 7)  # type: ignore[call-overload]
         with pytest.raises(ValueError, match="limit=0"):
             bob.serve("y", lambda message: b"", limit=0)

@@ -22,6 +22,7 @@ Typer's rich mode is off: help is plain text, starts faster, and brackets stay b
   figures about the messages. `kept_messages`: messages that stay in the store. `proof_file`: the
   file of `--proof`.
 - `listen_command`: `node_signals` are its signals. `bench_command`, `ping_commands`: peers.
+- `request_command` asks for a reply, `answer_command` replies with the output of a program.
 - `outbox_commands`, `dead_letter_commands`: `stored_messages` opens, selects and shows messages.
   `store_choice`: the store of a command.
 - `verify_command`, `evidence_commands`: `envelope_files` reads saved envelopes and proofs,
@@ -29,7 +30,7 @@ Typer's rich mode is off: help is plain text, starts faster, and brackets stay b
 - `id_commands`, `config_commands`: `config_check` has the checks of `config check`.
 - `keys`: the identity of a command. `key_locks`: locks between processes with one key.
   `redaction`: removes private keys from texts.
-- `send_options`, `peer_options`, `file_options`, `store_options`, `common_options`: the options.
+- `send_options`, `request_options`, `peer_options`, `file_options`, `store_options`, `common_options`: the options.
   `option_values`: parsers of their values. `addresses`: addresses of peers and of this node.
 - `input_files`: input files and pipes. `formatting`: messages as JSON and as text.
 - `signals`, `interrupts`: SIGTERM, SIGHUP and Ctrl-C. `wakeups`: what wakes a waiting command.

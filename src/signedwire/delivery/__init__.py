@@ -7,6 +7,8 @@
   parts that all sessions share. `outcomes`: waiting for several messages at once.
 - `recv_window`: the credit of a peer. `answer_queue`: the application's answers, until a link
   takes them. `stream_answers`: those about durable messages, or about volatile ones.
+- `consumers`: which part takes a received message that is no plain one. `open_requests`: the
+  requests that wait for a reply.
 - `ports`: interfaces to everything else. `null_store`: the store of a node without a file.
 - `store`: the durable state of a node. `backlog_cursor`: which stored messages a queue has.
   `message_restorer`: makes messages from rows. `send_progress`: records in the store how far

@@ -1,4 +1,4 @@
-"""Which part of the node takes a received message that is of another kind than `Kind.MESSAGE`.
+"""Routes received messages that are of another kind than `Kind.MESSAGE` to a part of the node.
 
     reply          the call that waits for it
     request        the handler of its subject

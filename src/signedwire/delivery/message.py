@@ -249,6 +249,11 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         return not isinstance(self._signature, bytes) and is_durable(self._body)
 
     @property
+    def reply_to(self) -> bytes:
+        """The digest of the request's envelope that this reply answers; empty in other messages."""
+        return reply_to_of(self._body) if self.kind is Kind.REPLY else b""
+
+    @property
     def message_id(self) -> str:
         """The id of the message, which its receipt has too: 32 hex digits.
 
@@ -388,11 +393,6 @@ class IncomingMessage(Message):
     def index(self) -> int:
         """Index of the message in its batch, from 0."""
         return self._index
-
-    @property
-    def reply_to(self) -> bytes:
-        """The leaf of the request that this reply answers."""
-        return reply_to_of(self._body)
 
     @property
     def leaf(self) -> bytes:

@@ -163,9 +163,9 @@ class ReceiveStreams:
         refusals: list[Refusal] = []
         refused: list[int] = []
         late: list[int] = []
-        kinds = 0
         parties, epoch, marks, accepted = self._parties, self.epoch, self.marks, self._accepted
-        unpack, leaves, first = unpack_v2, batch.leaves, stream_of(batch.bodies[0]) & VOLATILE
+        unpack, leaves, kinds = unpack_v2, batch.leaves, 0
+        first = stream_of(batch.bodies[0]) & VOLATILE
         largest = MIN_V2_HEADER_SIZE + max_payload_size
         # Not the batch itself: else one message would keep all others of it in memory.
         seal = SentBatch(batch.root, batch.leaves, batch.signature)
@@ -206,10 +206,7 @@ class ReceiveStreams:
             refused.append(index)
         for lane_leaves in accepted:
             lane_leaves.trim()
-        receipted = _keep_paths(batch, new)
-        if refused:
-            out = set(refused)
-            receipted = [leaf for index, leaf in enumerate(leaves) if index not in out]
+        receipted = _receipted(batch, new, refused)
         invalid = sorted({*refused} - {*late})
         return Arrivals(new, receipted, duplicates, refusals, late, invalid, kinds > 0)
 
@@ -231,19 +228,23 @@ class ReceiveStreams:
         return [Refusal(leaf_of(body), Reason.BAD_SIGNATURE) for body in batch.bodies]
 
 
-def _keep_paths(batch: BatchReceived, new: list[IncomingMessage]) -> list[bytes] | None:
-    """Give new copies their paths. Return the leaves to receipt if all envelopes are accepted.
+def _receipted(
+    batch: BatchReceived, new: list[IncomingMessage], refused: list[int]
+) -> list[bytes] | None:
+    """Give new copies their paths, and return the leaves to receipt.
 
     `None`: the whole batch, by its root. The root of copies belongs to all recipients, so they
     are answered by leaf.
     """
     copies = batch.copies
-    if copies is None:
-        return None
-    for message in new:
-        at = message.index
-        message.keep_path(copies.path(at, batch.signature), copies.overhead_at(at))
-    return batch.leaves
+    if copies is not None:
+        for message in new:
+            at = message.index
+            message.keep_path(copies.path(at, batch.signature), copies.overhead_at(at))
+    if refused:
+        out = set(refused)
+        return [leaf for index, leaf in enumerate(batch.leaves) if index not in out]
+    return None if copies is None else batch.leaves
 
 
 def _limit_of(body: bytes, largest: int) -> int:

@@ -1,1 +1,5 @@
-"""What applications build on messages: requests with replies, and topics."""
+"""Parts of a node above messages.
+
+- `requests`: a message that waits for its reply, and the replies of this node.
+- `handlers`: functions of the application that answer requests.
+"""

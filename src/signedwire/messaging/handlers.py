@@ -17,7 +17,7 @@ from signedwire.logs import FATAL, fields
 from signedwire.messaging.requests import Requests
 from signedwire.sending import Sending
 from signedwire.transport.core import NodeCore
-from signedwire.types import DeliveryState, Kind, PayloadType, Reason, unix_time_us
+from signedwire.types import DeliveryState, Kind, PayloadType, Priority, Reason, unix_time_us
 
 __all__ = ["Handler", "Handlers"]
 
@@ -33,15 +33,26 @@ _LATE: Final = "its handler did not end before the deadline"
 class _Served:
     """The requests of one subject."""
 
-    __slots__ = ("handler", "limit", "running", "waiting")
+    __slots__ = ("_waiting", "handler", "limit", "running")
 
     def __init__(self, handler: Handler, limit: int) -> None:
         self.handler = handler
         self.limit = limit
         self.running = 0
         """Number of tasks that handle requests."""
-        self.waiting: deque[IncomingMessage] = deque()
-        """Requests that wait for a task. They use credit, which bounds them."""
+        self._waiting: tuple[deque[IncomingMessage], ...] = tuple(deque() for _ in Priority)
+        # They use credit, which bounds them.
+
+    def put(self, message: IncomingMessage) -> None:
+        """Have a request wait for a task."""
+        self._waiting[message.priority].append(message)
+
+    def take(self) -> IncomingMessage | None:
+        """Return the oldest request of the highest priority; `None`: none waits."""
+        for lane in reversed(self._waiting):
+            if lane:
+                return lane.popleft()
+        return None
 
 
 class Handlers:
@@ -86,7 +97,7 @@ class Handlers:
             if self._core.reader.hand_out(message):
                 message.nack(Reason.UNKNOWN_SUBJECT)
             return True
-        served.waiting.append(message)
+        served.put(message)
         if served.running < served.limit:
             served.running += 1
             task = asyncio.get_running_loop().create_task(self._work(served))
@@ -98,8 +109,7 @@ class Handlers:
         """Handle requests as long as some wait."""
         turns = Turns()
         try:
-            while served.waiting:
-                message = served.waiting.popleft()
+            while (message := served.take()) is not None:
                 if self._core.reader.hand_out(message):
                     with contextlib.suppress(ClosedError):  # nobody can be answered any more
                         await self._handle(served.handler, message)

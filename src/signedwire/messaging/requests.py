@@ -10,7 +10,7 @@ from signedwire.arguments import BytesLike, as_bytes
 from signedwire.delivery.message import IncomingMessage, Message, OutgoingMessage
 from signedwire.delivery.open_requests import OpenRequests
 from signedwire.delivery.receipt import Receipt, future_waker
-from signedwire.errors import NoReplyError
+from signedwire.errors import ClosedError, DeliveryFailedError, NoReplyError
 from signedwire.sending import Sending
 from signedwire.transport.core import NodeCore
 from signedwire.types import DeliveryState, Kind, PayloadType, Reason
@@ -66,8 +66,7 @@ class Requests:
             self._open.close(request)
         if request.reply is not None:
             return request.reply
-        if message.state is not DeliveryState.EXPIRED and not message.is_unconfirmed:
-            message.raise_if_failed()
+        _raise_if_over(message)
         raise _no_reply(message, timeout)
 
     def _on_reply(self, message: IncomingMessage) -> bool:
@@ -123,28 +122,47 @@ def _waker_at_end(message: OutgoingMessage, wake: Callable[[], None]) -> Callabl
     return look
 
 
+def _raise_if_over(message: OutgoingMessage) -> None:
+    """Raise if the request ended before its time, and not only because v1 has no replies."""
+    if message.is_unconfirmed or message.reason in (Reason.EXPIRED, Reason.ATTEMPTS_EXHAUSTED):
+        return
+    message.raise_if_failed()
+    if message.reason is Reason.CLOSED:
+        raise ClosedError(f"the node was closed before {message.recipient} replied")
+    if message.reason is not None:
+        raise DeliveryFailedError(
+            message,
+            Reason.UNKNOWN_OUTCOME,
+            f"{message.recipient} accepted request {message.message_id[:8]}, but {message.detail}",
+            "It may have been handled: find out, or ask again if that does no harm",
+        )
+
+
 def _no_reply(message: OutgoingMessage, timeout: float) -> NoReplyError:
     """Return the error of a request without a reply, with how far the request has come."""
     did, name = message.recipient, f"request {message.message_id[:8]}"
+    in_time = f"within {timeout:g} s"
+    if message.reason is Reason.ATTEMPTS_EXHAUSTED:
+        in_time = "after several attempts"
     if message.is_unconfirmed:
         state = DeliveryState.WRITTEN
         fact = f"{did} speaks v1, which has no replies; {name} was written as a plain message"
         hint = "Use send(), or have the peer speak v2"
     elif message.has_reached(DeliveryState.HANDLED):
         state = DeliveryState.HANDLED
-        fact = f"{did} handled {name}, and sent no reply within {timeout:g} s"
+        fact = f"{did} handled {name}, and sent no reply {in_time}"
         hint = "Its application called ack() on the request, not reply()"
     elif message.has_reached(DeliveryState.ACCEPTED):
         state = DeliveryState.ACCEPTED
-        fact = f"{did} accepted {name}, and did not reply within {timeout:g} s"
+        fact = f"{did} accepted {name}, and did not reply {in_time}"
         hint = "It may still work on it: give it more time with timeout=…"
     elif message.was_written:
         state = DeliveryState.WRITTEN
-        fact = f"{name} was written to {did}, and no answer came within {timeout:g} s"
+        fact = f"{name} was written to {did}, and no answer came {in_time}"
         hint = "The peer may have it. Look at node.peers(): the link may be dead"
     else:
         state = DeliveryState.QUEUED
         cause = f" ({message.detail})" if message.detail else ""
-        fact = f"{did} was not reached within {timeout:g} s{cause}; {name} was not sent"
+        fact = f"{did} was not reached {in_time}{cause}; {name} was not sent"
         hint = "Is the peer running, and is its address right? Look at node.peers()"
     return NoReplyError(message, state, fact, hint)
