@@ -76,6 +76,13 @@ class TestRequest:
         assert (done.exit_code, "no address is known" in done.stderr) == (2, True)
 
 
+def new_key(folder: Path) -> str:
+    """Make a key that is not that of the answering process."""
+    path = str(folder / "other.pem")
+    assert run("id", "new", path).exit_code == 0
+    return path
+
+
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -102,10 +109,10 @@ class TestAnswer:
         )
         os.environ["SECRET"] = "x"
         process, peer = start_answering("battery", f"{PYTHON} {script}")
-        other = str(tmp_path / "other.pem")
+        other = new_key(tmp_path)
         with process:
             done = run("request", peer, "hi", "--subject", "battery", "--identity", other)
-            assert done.stdout == "hi battery 3 False 3\n"
+            assert done.stdout == "hi battery 3 False 3\\n\n"
             done = run("request", peer, "no", "--subject", "battery", "--identity", other)
             assert (done.exit_code, "the battery is out" in done.stderr) == (7, True)
             done = run("request", peer, "x", "--subject", "else", "--identity", other)
@@ -130,7 +137,7 @@ class TestAnswer:
                 "--timeout",
                 "2",
                 "--identity",
-                str(tmp_path / "other.pem"),
+                new_key(tmp_path),
             )
             assert done.exit_code == 5
             pid = int(mark.read_text())

@@ -30,8 +30,9 @@ Typer's rich mode is off: help is plain text, starts faster, and brackets stay b
 - `id_commands`, `config_commands`: `config_check` has the checks of `config check`.
 - `keys`: the identity of a command. `key_locks`: locks between processes with one key.
   `redaction`: removes private keys from texts.
-- `send_options`, `request_options`, `peer_options`, `file_options`, `store_options`, `common_options`: the options.
-  `option_values`: parsers of their values. `addresses`: addresses of peers and of this node.
+- `send_options`, `request_options`, `peer_options`, `file_options`, `store_options`,
+  `common_options`: the options. `option_values`: parsers of their values. `addresses`: addresses
+  of peers and of this node.
 - `input_files`: input files and pipes. `formatting`: messages as JSON and as text.
 - `signals`, `interrupts`: SIGTERM, SIGHUP and Ctrl-C. `wakeups`: what wakes a waiting command.
 """

@@ -21,8 +21,8 @@ from signedwire.cli.signals import end_on_signals, notify_ready, restoring_signa
 from signedwire.cli.store_choice import choose, lock_of, prepare, tell_new
 from signedwire.delivery.message import Message
 from signedwire.node import Node
-from signedwire.portal import new_event_loop
 from signedwire.routing import RoutingTable
+from signedwire.streams import open_standard_descriptors
 from signedwire.types import Kind, Reason
 from signedwire.wire.link_frames import MAX_REFUSAL_TEXT
 
@@ -41,10 +41,11 @@ def answer(options: AnswerOptions) -> int:
     identity = keys.load_or_create(options)
     chosen = choose(options, identity.did)
     routing = RoutingTable() if options.peers is None else RoutingTable.load(options.peers)
+    open_standard_descriptors()
     node = Node(identity, config.replace(store=chosen.path), routing)
     with (
         restoring_signals(),
-        asyncio.Runner(loop_factory=new_event_loop) as runner,
+        asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner,  # uvloop leaks descriptors
         lock_of(identity.did) as lock,
     ):
 
