@@ -48,7 +48,9 @@ ROOMS: dict[str, set[str]] = {
     "keyfiles": {"errors", "files", "folders", "keyformats", "logs"},
     "identity": {"errors", "types", "environment", "files", "keyformats", "keyfiles"},
     "options": {"errors", "types", "arguments", "environment"},
-    "config": {"errors", "types", "arguments", "contradictions", "config_changes", "options"},
+    "config": {
+        *("errors", "types", "arguments", "contradictions", "config_changes", "options"),
+    },
     "metrics": set(),
     "stats": {"errors", "types", "metrics"},
     "events": {"errors", "types", "home"},
@@ -79,6 +81,7 @@ ROOMS: dict[str, set[str]] = {
         *("errors", "types", "identity", "config", "routing", "stats", "events", "portal"),
         *("clock", "wire", "delivery", "evidence", "home", "arguments", "logs", "files"),
     },
+    "messaging": {"errors", "types", "arguments", "delivery"},
     "outbox": {
         *("errors", "types", "identity", "config", "wire", "delivery", "transport"),
         *("arguments", "environment", "folders", "home"),

@@ -27,6 +27,7 @@ Packages:
 - `delivery`: decisions: queues, receipts, order, policies; the store.
 - `evidence`: the evidence log: its chain of hashes, and its files.
 - `transport`: drivers: links, TLS, networks, dialers, the listener; the v1 wire.
+- `messaging`: typed payloads, and the subjects of types.
 - `payloads`: the typed messages of the v1 network (an extra).
 - `cli`: the command line (an extra). `bench`: its command `bench`.
 
@@ -85,6 +86,7 @@ from signedwire.errors import (
     ReceiptView,
     RemoteProtocolError,
     ResolveTimeout,
+    SchemaError,
     SignatureError,
     SignedWireError,
     StoreCorruptError,
@@ -114,6 +116,16 @@ from signedwire.events import (
 )
 from signedwire.identity import Identity
 from signedwire.keysources import load_identity
+from signedwire.messaging.codecs import (
+    NACKED,
+    Codec,
+    JsonCodec,
+    MsgspecCodec,
+    Nacked,
+    codec_for,
+    decode_or_nack,
+)
+from signedwire.messaging.subjects import SubjectRegistry, subject_of
 from signedwire.metrics import Distribution, Metric, MetricKind, Sample
 from signedwire.node import Node
 from signedwire.outbox import DeadLetters, Outbox
@@ -176,6 +188,7 @@ __all__ = [
     "BackpressureError",
     "BytesLike",
     "ClosedError",
+    "Codec",
     "ConfigChanges",
     "ConfigError",
     "ConnectTimeout",
@@ -209,6 +222,7 @@ __all__ = [
     "IdentityProblem",
     "ListenError",
     "Listener",
+    "JsonCodec",
     "Kind",
     "Location",
     "ClockStepped",
@@ -222,6 +236,9 @@ __all__ = [
     "MessageRefusedError",
     "Metric",
     "MetricKind",
+    "MsgspecCodec",
+    "NACKED",
+    "Nacked",
     "NeedsDescriptors",
     "Network",
     "Node",
@@ -252,6 +269,7 @@ __all__ = [
     "Resolving",
     "RoutingTable",
     "Sample",
+    "SchemaError",
     "SignaturePolicy",
     "SignatureError",
     "SignedEnvelope",
@@ -267,6 +285,7 @@ __all__ = [
     "StoreStats",
     "StoreVersionError",
     "Stream",
+    "SubjectRegistry",
     "Target",
     "TcpNetwork",
     "TcpTransport",
@@ -279,7 +298,10 @@ __all__ = [
     "WrongContextError",
     "__version__",
     "as_completed",
+    "codec_for",
+    "decode_or_nack",
     "load_config",
     "load_identity",
+    "subject_of",
     "verify_receipt",
 ]
