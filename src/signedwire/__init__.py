@@ -38,8 +38,8 @@ Modules for users:
   process; `keyfiles`, `keyformats` and `keytexts`: reading and writing key files.
 - `config`: the options; `settings`: reading them from a file and the environment;
   `option_texts`: a text about each.
-- `routing`: addresses of peers; `types` and `states`; `errors`, with their roots in `base_errors`;
-  `events`, `stats`, `metrics`.
+- `routing` and `names`: addresses and names of peers; `types` and `states`; `errors`, with their
+  roots in `base_errors`; `events`, `stats`, `metrics`.
 
 Modules for the others:
 
@@ -97,6 +97,7 @@ from signedwire.errors import (
     StoreOpenError,
     StoreVersionError,
     TransportError,
+    UnknownNameError,
     UnknownPeerError,
     WrongContextError,
 )
@@ -127,6 +128,7 @@ from signedwire.messaging.codecs import (
 )
 from signedwire.messaging.subjects import SubjectRegistry, subject_of
 from signedwire.metrics import Distribution, Metric, MetricKind, Sample
+from signedwire.names import Names
 from signedwire.node import Node
 from signedwire.outbox import DeadLetters, Outbox
 from signedwire.routing import RoutingTable
@@ -239,6 +241,7 @@ __all__ = [
     "MsgspecCodec",
     "NACKED",
     "Nacked",
+    "Names",
     "NeedsDescriptors",
     "Network",
     "Node",
@@ -292,6 +295,7 @@ __all__ = [
     "TransportConfig",
     "TransportError",
     "TransportStats",
+    "UnknownNameError",
     "UnknownPeerError",
     "UnixNetwork",
     "Until",

@@ -3,6 +3,7 @@
     SignedWireError
     ├── ConfigError (ValueError)            a configuration that cannot be used
     ├── DidError (ValueError)               text or bytes that are no usable DID
+    │   └── UnknownNameError (LookupError)  no peer has this name
     ├── AddressError (ValueError)           text that is no host:port
     ├── IdentityError (ValueError)          a key that cannot be read, written or trusted
     ├── EnvelopeError (ValueError)          bytes or fields that make no envelope
@@ -58,6 +59,7 @@ __all__ = [
     "SignedWireError",
     "ConfigError",
     "DidError",
+    "UnknownNameError",
     "AddressError",
     "IdentityError",
     "IdentityProblem",
@@ -98,6 +100,10 @@ _MAX_DETAIL: Final = 256
 
 class ConfigError(SignedWireError, ValueError):
     """A configuration value, key or file that cannot be used."""
+
+
+class UnknownNameError(DidError, LookupError):
+    """A text that is no DID and may be a name, but no DID has this name."""
 
 
 class IdentityProblem(enum.Enum):

@@ -69,6 +69,7 @@ class NodeLife(Bound, instead="pass the path of its key file, and make another t
         self._sending = Sending(self._core, has_store=self._has_store)
         self._dead = DeadLetters(self._core, self._sending.replace)
         self._has_started = False
+        self._did_of = config.names.did_of
 
     # -- life -------------------------------------------------------------------
 

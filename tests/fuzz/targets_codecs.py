@@ -1,4 +1,4 @@
-"""Typed payloads: codecs that read what a stranger sends."""
+"""Typed payloads and names: codecs that read what a stranger sends, and texts that name a peer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from signedwire.errors import SchemaError
+from signedwire.config import TransportConfig
+from signedwire.errors import ConfigError, DidError, SchemaError, UnknownNameError
 from signedwire.messaging.codecs import JsonCodec, MsgspecCodec
+from signedwire.names import Names, is_name
+from signedwire.types import Did
 
-from .target import Target
+from .target import Target, expect_short, text_of
+from .targets_kit import ALICE, BOB
 
 __all__ = ["TARGETS"]
 
@@ -62,12 +66,42 @@ def msgspec_codec(data: bytes) -> None:
         assert codec.decode(codec.encode(value), type_) == value
 
 
+def names(data: bytes) -> None:
+    """The first line is looked up; each further one is a name with its DID."""
+    wanted, *lines = text_of(data).split("\n")
+    given = dict(line.partition("=")[::2] for line in lines)
+    try:
+        known = TransportConfig(names=given).names
+    except ConfigError as error:
+        expect_short(error)
+        return
+    assert known == Names(given)
+    for name, did in known.items():
+        assert is_name(name)
+        assert known.did_of(name) == known.did_of(str(did)) == did
+        assert known[known.name_of(did) or ""] == did
+        try:
+            Did.parse(name)
+        except DidError:
+            continue
+        raise AssertionError(f"the name {name} is a DID")
+    try:
+        assert isinstance(known.did_of(wanted), Did)
+    except UnknownNameError as error:
+        assert wanted.strip() not in known
+        expect_short(error)
+    except DidError as error:
+        assert not is_name(wanted)
+        expect_short(error)
+
+
 def _expect_refusal_text(error: SchemaError) -> None:
     assert error.detail
     assert error.detail.isprintable()
     assert len(error.detail.encode()) <= 256
 
 
+_A, _B = str(ALICE.did).encode(), BOB.did.hex().encode()
 _JSON_WORDS = (
     *(b"{", b"}", b"[", b"]", b":", b",", b'"', b"\\", b"\\ud83d", b"\\ude00", b"null", b"true"),
     *(b"-0", b"1e999", b"9" * 25, b"NaN", b"-Infinity", b"[" * 70, b'{"a":' * 70),
@@ -92,6 +126,12 @@ TARGETS = tuple(
             msgspec_codec,
             tuple(bytes([n]) + codec.encode(_VALUE) for n, codec in enumerate(_CODECS)),
             (*_JSON_WORDS, b"\xdc\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc1", b"\xcf", b"\x81"),
+        ),
+        (
+            "names",
+            names,
+            (b"robot-1\nrobot-1=" + _A + b"\nb=" + _B, b"Robt\nrobot=" + _A, _B + b"\n"),
+            (b"\n", b"=", b"none", b"all", b"z6Mk", b"did:key:", b"a" * 63, b".", b"-", _A, _B),
         ),
     )
 )
