@@ -36,7 +36,7 @@ SIGNEDWIRE_LISTEN=0.0.0.0:9001 signedwire config show --explain
 # The first option of each group, and the group's heading.
 _GROUPS: Final = {
     "listen": "Addresses, signatures and v1",
-    "allow": "Who may link",
+    "names": "Names, and who may link",
     "wire": "The wire, and credit",
     "ping_interval": "Links and connections",
     "send_queue_limit": "Queues",

@@ -47,16 +47,19 @@ ROOMS: dict[str, set[str]] = {
     "files": {"clock"},
     "keyfiles": {"errors", "files", "folders", "keyformats", "logs"},
     "identity": {"errors", "types", "environment", "files", "keyformats", "keyfiles"},
-    "options": {"errors", "types", "arguments", "environment"},
-    "config": {"errors", "types", "arguments", "contradictions", "config_changes", "options"},
+    "options": {"errors", "types", "arguments", "environment", "names"},
+    "names": {"errors", "types", "arguments"},
+    "config": {
+        *("errors", "types", "arguments", "contradictions", "config_changes", "options", "names"),
+    },
     "metrics": set(),
-    "stats": {"errors", "types", "metrics"},
+    "stats": {"errors", "types", "metrics", "names"},
     "events": {"errors", "types", "home"},
     "settings": {
         *("errors", "types", "config", "keyformats", "arguments", "environment", "options"),
         "files",
     },
-    "option_texts": {"errors", "types", "config", "options", "settings"},
+    "option_texts": {"errors", "types", "config", "options", "settings", "names"},
     "keysources": {
         *("errors", "clock", "home", "environment", "identity", "keyfiles", "settings", "logs"),
         *("files", "folders"),
@@ -64,12 +67,12 @@ ROOMS: dict[str, set[str]] = {
     "arguments": {"errors", "states", "clock", "types"},
     "contradictions": {"errors", "types", "arguments", "environment", "wire"},
     "config_changes": {"types"},
-    "routing": {"errors", "types", "settings", "arguments", "environment", "options"},
+    "routing": {"errors", "types", "settings", "arguments", "environment", "options", "names"},
     "wire": {"errors", "types", "identity"},
     "logs": {"clock"},
     "delivery": {
         *("errors", "clock", "types", "home", "identity", "config", "stats", "wire", "logs"),
-        *("arguments", "resources", "files", "folders", "events", "states"),
+        *("arguments", "resources", "files", "folders", "events", "states", "names"),
     },
     "evidence": {
         *("errors", "clock", "types", "identity", "stats", "wire", "delivery", "logs", "files"),

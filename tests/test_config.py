@@ -18,6 +18,7 @@ from signedwire import options as options_module
 from signedwire.config import OPTIONS, PRESETS, TransportConfig
 from signedwire.contradictions import PAIRS
 from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
+from signedwire.names import Names
 from signedwire.options import Option
 from signedwire.types import Address, Did, SignaturePolicy
 
@@ -56,6 +57,9 @@ def valid(option: Option) -> st.SearchStrategy[Any]:
             return st.sampled_from(get_args(alternative))
         if kind is frozenset:
             return st.frozensets(st.sampled_from(DIDS))
+        if alternative is Names:
+            names = st.sampled_from(["a", "robot-1", "x" * 63, "lab.arm_2"])
+            return st.builds(Names, st.dictionaries(names, st.sampled_from(DIDS)))
         if alternative is Path:
             return st.sampled_from([Path("node.db"), Path("/var/lib/signedwire/node 1.db")])
         return addresses if alternative is Address else st.sampled_from(alternative)
@@ -227,17 +231,21 @@ def test_any_other_value_is_refused_by_name_value_and_range(
             "signatures='never' is not allowed. Expected required or if-present",
         ),
         ({"network": ["tcp"]}, "network=['tcp'] is not allowed. Expected tcp or unix or memory"),
-        ({"v1_peers": "al"}, "v1_peers='al' is not allowed. Expected all, or a list of DIDs"),
+        (
+            {"v1_peers": "al"},
+            "v1_peers='al' is not allowed. Expected all, or a list of DIDs or names",
+        ),
         (
             {"v1_peers": ["robot"]},
-            "v1_peers=['robot'] is not allowed: 'robot' is not a DID. "
-            "Expected all, or a list of DIDs. A DID is did:key:z6Mk…, z6Mk… or 64 hex digits; "
+            "v1_peers=['robot'] is not allowed: 'robot' is not a DID, and no peer has that name. "
+            "Expected all, or a list of DIDs or names. Names are written in the configuration: "
+            '[names], then robot-1 = "did:key:…". A DID is did:key:z6Mk…, z6Mk… or 64 hex digits; '
             "`signedwire id show` prints yours",
         ),
         (
             {"v1_peers": [7]},
-            "v1_peers=[7] is not allowed: 7 is not a DID. Expected all, or a list of DIDs. "
-            "Give a Did or its text",
+            "v1_peers=[7] is not allowed: 7 is not a DID. "
+            "Expected all, or a list of DIDs or names. Give a Did or its text",
         ),
         (
             {"max_v1_payload_size": 1024, "max_frame_size": 1000},

@@ -75,7 +75,13 @@ def test_each_kind_of_option_in_words() -> None:
     )
     assert DESCRIBED["listen"][1:5] == ("host:port, or None", "", "", '"127.0.0.1:0"')
     assert DESCRIBED["signatures"][1:5] == ('"required" or "if-present"', "", "", '"required"')
-    assert DESCRIBED["v1_peers"][1:5] == ('"all", or list of DIDs', "", "", "an empty list")
+    assert DESCRIBED["v1_peers"][1:5] == (
+        '"all", or list of DIDs or names',
+        "",
+        "",
+        "an empty list",
+    )
+    assert DESCRIBED["names"][1:5] == ("table of names and DIDs", "", "", "an empty table")
     assert DESCRIBED["store"][1:5] == ("path, or None", "", "", "None")
     assert DESCRIBED["key_group_readable"][1:5] == ("true or false", "", "", "False")
 

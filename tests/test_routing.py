@@ -218,7 +218,10 @@ def test_saving_into_no_folder(tmp_path: Path) -> None:
     [
         ("[peer]\n", "unknown key 'peer'. Did you mean peers?"),
         ("peers = 3", 'peers=3 is not a table. Expected [peers], then "DID" = "host:port"'),
-        ("[peers]\nrobot = 'a:1'", "peers.robot: 'robot' is not a DID. A DID is did:key:z6Mk"),
+        (
+            "[peers]\nrobot = 'a:1'",
+            "peers.robot: 'robot' is not a DID, and no peer has that name",
+        ),
         (f"[peers]\n'{A}' = 'a'", f"peers.{A}: 'a' is not an address. Write host:port"),
         (f"[peers]\n'{A}' = 9001", f"peers.{A}: 9001 is not an address. Give an Address or"),
         (f"[peers]\n'{A}' = 'a:0'", f"peers.{A}: 'a:0' cannot be a route: no peer listens on"),
@@ -237,7 +240,8 @@ def test_saving_into_no_folder(tmp_path: Path) -> None:
         ),
         (
             f"[peers]\n'{A}' = 'a:1'\n'{A.hex()}' = 'a:2'",
-            f"peers.{A.hex()}: this DID has a route already, in another spelling. Keep one",
+            f"peers.{A.hex()}: this DID has a route already, in another spelling or "
+            "by a name. Keep one",
         ),
     ],
 )

@@ -17,6 +17,7 @@ from signedwire import Identity, load_identity
 from signedwire import settings as settings_module
 from signedwire.config import OPTIONS, TransportConfig
 from signedwire.errors import ConfigError
+from signedwire.names import Names
 from signedwire.routing import RoutingTable
 from signedwire.settings import (
     COMMAND_LINE_VARIABLES,
@@ -42,6 +43,9 @@ def refusal(path: Path | None = None, environ: dict[str, str] | None = None) -> 
 
 
 def as_toml(value: object) -> str:
+    if isinstance(value, Names):
+        pairs = ", ".join(f"{json.dumps(name)} = {json.dumps(str(value[name]))}" for name in value)
+        return f"{{ {pairs} }}"
     if isinstance(value, frozenset):
         return json.dumps([str(did) for did in value])
     if isinstance(value, (int, float)):
@@ -50,6 +54,8 @@ def as_toml(value: object) -> str:
 
 
 def as_variable(value: object) -> str:
+    if isinstance(value, Names):
+        return ", ".join(f"{name} = {did}" for name, did in value.items())
     if isinstance(value, frozenset):
         return " , ".join(str(did) for did in value)
     return str(value)  # None is "None", which reads as "none" does
@@ -251,8 +257,8 @@ def test_a_refusal_names_file_key_and_value(tmp_path: Path, toml: str, text: str
             "SIGNEDWIRE_V1_PEERS",
             "none",
             "environment SIGNEDWIRE_V1_PEERS: v1_peers=['none'] is not allowed: "
-            "'none' is not a DID. Expected all, or a list of DIDs. A DID is did:key:z6Mk…, z6Mk… "
-            "or 64 hex digits; `signedwire id show` prints yours",
+            "'none' is not a DID. Expected all, or a list of DIDs or names. A DID is "
+            "did:key:z6Mk…, z6Mk… or 64 hex digits; `signedwire id show` prints yours",
         ),
         (
             "SIGNEDWIRE_PRESET",

@@ -27,7 +27,7 @@ Packages:
 - `delivery`: decisions: queues, receipts, order, policies; the store.
 - `evidence`: the evidence log: its chain of hashes, and its files.
 - `transport`: drivers: links, TLS, networks, dialers, the listener; the v1 wire.
-- `messaging`: requests with their replies.
+- `messaging`: requests with their replies; typed payloads, and the subjects of types.
 - `payloads`: the typed messages of the v1 network (an extra).
 - `cli`: the command line (an extra). `bench`: its command `bench`.
 
@@ -39,8 +39,8 @@ Modules for users:
   process; `keyfiles`, `keyformats` and `keytexts`: reading and writing key files.
 - `config`: the options; `settings`: reading them from a file and the environment;
   `option_texts`: a text about each.
-- `routing`: addresses of peers; `types` and `states`; `errors`, with their roots in `base_errors`;
-  `events`, `stats`, `metrics`.
+- `routing` and `names`: addresses and names of peers; `types` and `states`; `errors`, with their
+  roots in `base_errors`; `events`, `stats`, `metrics`.
 
 Modules for the others:
 
@@ -88,6 +88,7 @@ from signedwire.errors import (
     ReceiptView,
     RemoteProtocolError,
     ResolveTimeout,
+    SchemaError,
     SignatureError,
     SignedWireError,
     StoreCorruptError,
@@ -98,6 +99,7 @@ from signedwire.errors import (
     StoreOpenError,
     StoreVersionError,
     TransportError,
+    UnknownNameError,
     UnknownPeerError,
     WrongContextError,
 )
@@ -117,7 +119,18 @@ from signedwire.events import (
 )
 from signedwire.identity import Identity
 from signedwire.keysources import load_identity
+from signedwire.messaging.codecs import (
+    NACKED,
+    Codec,
+    JsonCodec,
+    MsgspecCodec,
+    Nacked,
+    codec_for,
+    decode_or_nack,
+)
+from signedwire.messaging.subjects import SubjectRegistry, subject_of
 from signedwire.metrics import Distribution, Metric, MetricKind, Sample
+from signedwire.names import Names
 from signedwire.node import Node
 from signedwire.outbox import DeadLetters, Outbox
 from signedwire.routing import RoutingTable
@@ -179,6 +192,7 @@ __all__ = [
     "BackpressureError",
     "BytesLike",
     "ClosedError",
+    "Codec",
     "ConfigChanges",
     "ConfigError",
     "ConnectTimeout",
@@ -212,6 +226,7 @@ __all__ = [
     "IdentityProblem",
     "ListenError",
     "Listener",
+    "JsonCodec",
     "Kind",
     "Location",
     "ClockStepped",
@@ -226,6 +241,10 @@ __all__ = [
     "NoReplyError",
     "Metric",
     "MetricKind",
+    "MsgspecCodec",
+    "NACKED",
+    "Nacked",
+    "Names",
     "NeedsDescriptors",
     "Network",
     "Node",
@@ -256,6 +275,7 @@ __all__ = [
     "Resolving",
     "RoutingTable",
     "Sample",
+    "SchemaError",
     "SignaturePolicy",
     "SignatureError",
     "SignedEnvelope",
@@ -271,19 +291,24 @@ __all__ = [
     "StoreStats",
     "StoreVersionError",
     "Stream",
+    "SubjectRegistry",
     "Target",
     "TcpNetwork",
     "TcpTransport",
     "TransportConfig",
     "TransportError",
     "TransportStats",
+    "UnknownNameError",
     "UnknownPeerError",
     "UnixNetwork",
     "Until",
     "WrongContextError",
     "__version__",
     "as_completed",
+    "codec_for",
+    "decode_or_nack",
     "load_config",
     "load_identity",
+    "subject_of",
     "verify_receipt",
 ]

@@ -33,6 +33,7 @@ from signedwire.arguments import did_you_mean
 from signedwire.config_changes import ConfigChanges
 from signedwire.contradictions import V1_OVERHEAD, check_pairs
 from signedwire.errors import ConfigError
+from signedwire.names import Names
 from signedwire.options import Given, Option, Range
 from signedwire.types import Address, Did, Location, SignaturePolicy, Target
 
@@ -97,19 +98,27 @@ class TransportConfig:
     DID has used v2, the node never uses v1 with it again. If v1 is the only wire (`wire` is "v1",
     or `TcpTransport`), the default means every DID.
 
-    Allowed: all, or a list of DIDs; default an empty list."""
+    Allowed: all, or a list of DIDs or names; default an empty list."""
+
+    names: Given[Mapping[str, Did | str], Names] = Given(Names())
+    """Names for DIDs. A name works wherever a DID does: in calls of this node, in the options with
+    lists of DIDs, in the access file, and on the command line. It holds for this node alone. A
+    name is 1 to 63 characters of a-z, 0-9, `-`, `_` and `.`, and begins with a letter. A DID may
+    have several names. A variable has the form name=DID, with commas.
+
+    Allowed: a table of names, each with a DID; default an empty table."""
 
     allow: Given[Iterable[Did | str] | None, frozenset[Did] | None] = Given(None)
     """The DIDs that may link to this node and that it may send to. All others are denied, so an
     empty list denies everybody. The `allow` lines of `access_file` are added to this list. With
     None, every DID is allowed that `deny` does not name.
 
-    Allowed: a list of DIDs, or None; default None."""
+    Allowed: a list of DIDs or names, or None; default None."""
 
     deny: Given[Iterable[Did | str], frozenset[Did]] = Given(frozenset())
     """The DIDs that are denied, even if an allow list names them.
 
-    Allowed: a list of DIDs; default an empty list."""
+    Allowed: a list of DIDs or names; default an empty list."""
 
     access_file: Given[str | os.PathLike[str] | None, Path | None] = Given(None)
     """A file of access rules with one line `allow DID` or `deny DID` for each. The node reads it at
@@ -413,6 +422,8 @@ class TransportConfig:
     def __post_init__(self) -> None:
         for name, option in OPTIONS.items():
             object.__setattr__(self, name, option.read(getattr(self, name)))
+        for name, option in OPTIONS.items():
+            object.__setattr__(self, name, option.find_names(getattr(self, name), self.names))
         check_pairs(self, {name: option.default for name, option in OPTIONS.items()})
 
     @classmethod
@@ -492,6 +503,8 @@ def _shown(value: object) -> str:
     """Return Python text for a value that `TransportConfig()` accepts."""
     if isinstance(value, (enum.Enum, Address, Location, Path)):
         return repr(str(value))
+    if isinstance(value, Names):
+        return repr({name: str(did) for name, did in value.items()})
     if isinstance(value, frozenset):
         return f"{sorted(map(str, value))}"
     return repr(value)

@@ -6,7 +6,7 @@ So a type checker knows every option of `TransportConfig.production(…)` and `r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, TypedDict
 
 from signedwire.types import Did, SignaturePolicy, Target
@@ -26,6 +26,7 @@ class ConfigChanges(TypedDict, total=False):
     network: Literal["tcp", "unix", "memory"]
     signatures: SignaturePolicy | Literal["required", "if-present"]
     v1_peers: Literal["all"] | Iterable[Did | str]
+    names: Mapping[str, Did | str]
     allow: Iterable[Did | str] | None
     deny: Iterable[Did | str]
     access_file: str | os.PathLike[str] | None

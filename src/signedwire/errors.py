@@ -3,10 +3,12 @@
     SignedWireError
     ├── ConfigError (ValueError)            a configuration that cannot be used
     ├── DidError (ValueError)               text or bytes that are no usable DID
+    │   └── UnknownNameError (LookupError)  no peer has this name
     ├── AddressError (ValueError)           text that is no host:port
     ├── IdentityError (ValueError)          a key that cannot be read, written or trusted
     ├── EnvelopeError (ValueError)          bytes or fields that make no envelope
     ├── SignatureError                      a signature that does not prove its sender
+    ├── SchemaError (ValueError)            a payload that is not what its receiver expects
     ├── RemoteProtocolError                 a peer broke the rules of the wire
     ├── DidProofError                          the other side did not prove its DID
     ├── TransportError
@@ -42,7 +44,7 @@ now. Catch `SignedWireError` to catch them all.
 from __future__ import annotations
 
 import enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from signedwire.base_errors import AddressError as AddressError
 from signedwire.base_errors import DidError as DidError
@@ -58,11 +60,13 @@ __all__ = [
     "SignedWireError",
     "ConfigError",
     "DidError",
+    "UnknownNameError",
     "AddressError",
     "IdentityError",
     "IdentityProblem",
     "EnvelopeError",
     "SignatureError",
+    "SchemaError",
     "RemoteProtocolError",
     "DidProofError",
     "TransportError",
@@ -92,9 +96,16 @@ __all__ = [
     "FailureKind",
 ]
 
+_MAX_DETAIL: Final = 256
+"""Maximum size in bytes of UTF-8 of the text of a SchemaError; a refusal carries no more."""
+
 
 class ConfigError(SignedWireError, ValueError):
     """A configuration value, key or file that cannot be used."""
+
+
+class UnknownNameError(DidError, LookupError):
+    """A text that is no DID and may be a name, but no DID has this name."""
 
 
 class IdentityProblem(enum.Enum):
@@ -147,6 +158,38 @@ class EnvelopeError(SignedWireError, ValueError):
 
 class SignatureError(SignedWireError):
     """An envelope whose signature does not prove its sender, or that has none."""
+
+
+class SchemaError(SignedWireError, ValueError):
+    """A payload that does not decode as the type that its receiver expects.
+
+    `detail` is the text of the error: printable, at most 256 bytes of UTF-8. So it fits the
+    `detail` of `Message.nack()`. It may quote a part of the payload.
+
+    Args:
+        text: What is wrong, and in which field. Characters that are not printable are escaped,
+            and a long text is cut.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(_printable(text, _MAX_DETAIL))
+
+    @property
+    def detail(self) -> str:
+        """The text of the error: printable, at most 256 bytes of UTF-8."""
+        return self.fact
+
+
+def _printable(text: str, limit: int) -> str:
+    """Return a text with escapes in place of what is not printable, cut to `limit` bytes."""
+    start = "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode()
+        for each in text[:limit]
+    )
+    raw = start.encode()
+    if len(raw) <= limit and len(text) <= limit:
+        return start
+    return raw[: limit - len("…".encode())].decode(errors="ignore") + "…"
 
 
 class RemoteProtocolError(SignedWireError):

@@ -41,10 +41,19 @@ def fields(event: str, **values: object) -> dict[str, object]:
 
 
 class EventLog(logging.LoggerAdapter[logging.Logger]):
-    """A logger that limits the lines per second of each event, by its field `event`."""
+    """A logger that limits the lines per second of each event, by its field `event`.
 
-    def __init__(self, logger: logging.Logger) -> None:
+    Args:
+        logger: Writes the records.
+        in_words: Returns what is shown for an argument of a record, such as a DID with its name;
+            `None`: all arguments are shown as they are.
+    """
+
+    def __init__(
+        self, logger: logging.Logger, in_words: Callable[[object], object] | None = None
+    ) -> None:
         super().__init__(logger)
+        self._in_words = in_words
         # By event: start of the second, lines written, lines left out. The events are few.
         self._written: dict[str, tuple[float, int, int]] = {}
 
@@ -64,6 +73,8 @@ class EventLog(logging.LoggerAdapter[logging.Logger]):
         if left_out:
             msg = f"{msg} (%d lines like this were left out before)"
             args = (*args, left_out)
+        if self._in_words is not None:
+            args = tuple(map(self._in_words, args))
         self.logger.log(level, msg, *args, stacklevel=2, **kwargs)
 
     def attempt(self, what: str, step: Callable[..., object], *args: object) -> bool:

@@ -19,7 +19,6 @@ from signedwire.arguments import (
     PriorityName,
     Until,
     as_count,
-    as_did,
     as_seconds,
     as_subject,
     as_timeout,
@@ -88,7 +87,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         returns when the message is written, and `receipt.is_confirmed` is false.
 
         Args:
-            to: The DID of the peer, as a `Did` or its text.
+            to: The peer: a `Did`, its text, or a name of the option `names`.
             payload: At most `max_payload_size` bytes; to a v1 peer, `max_v1_payload_size`.
             priority: The lane, as a `Priority` or its name in lower case; messages of a higher
                 lane are sent first. By default NORMAL.
@@ -114,6 +113,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         Raises:
             UnknownPeerError: no address is known; the message was not queued. With a store
                 this is not raised: the message waits until an address is known.
+            UnknownNameError, DidError: `to` is neither a known name nor a DID.
             NotAllowedError, PayloadTooLargeError: the message was not queued.
             MessageExpiredError: the deadline passed first.
             MessageRefusedError: the peer refused the message; `reason` has the cause.
@@ -126,7 +126,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         self._check_here()
         level = self._sending.level(until, is_durable=durable)
         (message,) = self._sending.messages(
-            as_did(to),
+            self._did_of(to),
             priority,
             payload_type,
             due_at(deadline),
@@ -157,7 +157,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
                 ClosedError, WrongContextError: see `send()`.
         """
         (message,) = self._sending.messages(
-            as_did(to),
+            self._did_of(to),
             priority,
             payload_type,
             due_at(deadline),
@@ -191,7 +191,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         takes some. Without a deadline, the call waits for that without limit.
 
         Args:
-            to: The DID of the peer, as a `Did` or its text.
+            to: The peer: a `Did`, its text, or a name of the option `names`.
             payloads: Any iterable; the node reads on as the queue gets room.
             priority, payload_type, subject, durable, deadline, until: as for `send()`, for all
                 messages. The deadline counts from the call.
@@ -203,7 +203,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
                 has the receipts of all queued messages, in order.
         """
         self._check_here()
-        level, did = self._sending.level(until, is_durable=durable), as_did(to)
+        level, did = self._sending.level(until, is_durable=durable), self._did_of(to)
         check_payloads(payloads)
         # The deadline is read once, so queueing does not extend that of the later messages.
         options = (priority, payload_type, due_at(deadline))
@@ -300,7 +300,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         self._check_here()
         seconds = as_timeout(timeout)
         (message,) = self._sending.messages(
-            as_did(to),
+            self._did_of(to),
             priority,
             payload_type,
             due_at(seconds),

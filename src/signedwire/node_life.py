@@ -73,6 +73,7 @@ class NodeLife(Bound):
         self._handlers = Handlers(self._core, self._sending, self._requests)
         self._dead = DeadLetters(self._core, self._sending.replace)
         self._has_started = False
+        self._did_of = config.names.did_of
 
     # -- life -------------------------------------------------------------------
 

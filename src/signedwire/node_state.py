@@ -8,7 +8,7 @@ import dataclasses
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from signedwire.arguments import as_did, as_seconds
+from signedwire.arguments import as_seconds
 from signedwire.delivery.access import AccessList
 from signedwire.environment import expand_home
 from signedwire.errors import EvidenceLogError, StoreError
@@ -128,12 +128,26 @@ class NodeState(NodeLife):
         return self._core.pool_stats()
 
     def peers(self) -> PeerMap:
-        """Return the status of the peers that this node keeps, by DID or its text.
+        """Return the status of the peers that this node keeps, by DID, its text, or name.
 
         These are the peers that were sent to or had a link. A peer without a link and without a
         route is forgotten after a while, and is then absent.
         """
-        return PeerMap(self._core.endpoint.status())
+        return PeerMap(self._core.endpoint.status(), self._config.names)
+
+    def name_of(self, did: Did | str) -> str | None:
+        """Return the name of a DID, as the option `names` has it. Any thread may call this.
+
+        Args:
+            did: A `Did` or its text.
+
+        Returns:
+            The name, or the first one if the DID has several; `None` if it has none.
+
+        Raises:
+            DidError, TypeError: `did` is no DID.
+        """
+        return self._config.names.name_of(self._did_of(did, "DID"))
 
     async def probe(
         self,
@@ -150,7 +164,7 @@ class NodeState(NodeLife):
         v1. Cancelling closes the connection.
 
         Args:
-            to: The DID of the peer, as a `Did` or its text.
+            to: The peer: a `Did`, its text, or a name of the option `names`.
             address: The address to connect to; by default its route, or `fallback`.
             timeout: Limit in seconds for the whole probe, 0 or more. By default only
                 `connect_timeout` and `handshake_timeout` apply.
@@ -168,7 +182,7 @@ class NodeState(NodeLife):
             ClosedError, WrongContextError: see `receive()`.
         """
         self._check_here()
-        did, seconds = as_did(to), as_seconds(timeout)
+        did, seconds = self._did_of(to), as_seconds(timeout)
         where = self._core.prober.target_of(did, _target(address))
         return await self._core.prober.probe(did, where, seconds, as_stranger=as_stranger)
 
@@ -197,7 +211,7 @@ class NodeState(NodeLife):
         seconds = as_seconds(interval)
         if not seconds:
             raise ValueError(f"interval={interval!r} is not a number of seconds above 0")
-        did = as_did(to)
+        did = self._did_of(to)
         where = self._core.prober.target_of(did, _target(address))
         findings = self._core.prober.probes(did, where, seconds, as_stranger=as_stranger)
         async with contextlib.aclosing(findings):

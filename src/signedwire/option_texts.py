@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_ori
 
 from signedwire import config
 from signedwire.errors import ConfigError
+from signedwire.names import Names
 from signedwire.options import Option
 from signedwire.settings import IDENTITY_OPTIONS, variable_of
 from signedwire.types import Address
@@ -119,18 +120,25 @@ def _type(alternative: Any) -> str:
     if isinstance(alternative, type) and issubclass(alternative, enum.Enum):
         return " or ".join(f'"{member.value}"' for member in alternative)
     if kind is frozenset:
-        return "list of DIDs"
+        return "list of DIDs or names"
     return _TYPES[alternative]
 
 
 _TYPES: Final[Mapping[Any, str]] = types.MappingProxyType(
-    {bool: "true or false", Address: "host:port", Path: "path"}
+    {
+        bool: "true or false",
+        Address: "host:port",
+        Path: "path",
+        Names: "table of names and DIDs",
+    }
 )
 
 
 def _default(value: object) -> str:
     if value == frozenset():
         return "an empty list"
+    if isinstance(value, Names):
+        return "an empty table"
     if isinstance(value, bool) or value is None:
         return str(value)
     if isinstance(value, (int, float)):

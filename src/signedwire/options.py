@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import (
@@ -22,6 +23,7 @@ from typing import (
 from signedwire.arguments import shown
 from signedwire.environment import expand_home
 from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
+from signedwire.names import Names, is_name
 from signedwire.types import Address, Did, Location, Target, parse_target
 
 __all__ = ["Given", "Option", "Range", "read_did", "read_target"]
@@ -95,7 +97,7 @@ def read_target(value: object) -> Target:
 
 
 # An annotation is a union of alternatives, which may include None. An alternative is
-# Annotated[number, Range], Literal[words], an enum of words, bool, Target, Path or
+# Annotated[number, Range], Literal[words], an enum of words, bool, Target, Path, Names or
 # frozenset[Did]. `_expected`, `_read` and `_from_text` below handle each of them.
 
 
@@ -157,10 +159,25 @@ class Option:
         for alternative in self.alternatives:
             try:
                 value = _from_text(alternative, text.strip())
+            except ConfigError as error:
+                raise self._refusal(text, f": {error.fact}", error.hint) from None
             except ValueError:
                 continue
             return self.read(value)
         raise self._refusal(text)
+
+    def find_names(self, value: object, names: Names) -> object:
+        """Return a value of `read()` with the DIDs of the names in it.
+
+        Raises:
+            ConfigError: a name is unknown.
+        """
+        if not isinstance(value, frozenset):
+            return value
+        try:
+            return frozenset(names.did_of(each) for each in value)
+        except DidError as error:
+            raise self._refusal(sorted(map(str, value)), f": {error.fact}", error.hint) from None
 
     def is_none(self, value: object) -> bool:
         """Whether `value` is the word for None, for formats that have no null."""
@@ -182,7 +199,9 @@ def _expected(alternative: Any) -> str:
     if kind is Literal:
         return " or ".join(get_args(alternative))
     if kind is frozenset:
-        return "a list of DIDs"
+        return "a list of DIDs or names"
+    if alternative is Names:
+        return "a table of names, each with a DID"
     if alternative is Path:
         return "the path of a file"
     if alternative is bool:
@@ -211,10 +230,12 @@ def _read(alternative: Any, value: Any) -> object:
             raise ValueError
         return value
     if kind is frozenset:
-        # A str is iterable too, but its characters are not DIDs.
-        if isinstance(value, str):
+        # These are iterable too, but their items are not DIDs.
+        if isinstance(value, (str, Mapping)):
             raise TypeError
-        return frozenset(read_did(item) for item in value)
+        return frozenset(_read_did_or_name(item) for item in value)
+    if alternative is Names:
+        return value if isinstance(value, Names) else Names(value)
     if alternative is Address:
         return read_target(value)
     if alternative is Path:
@@ -237,6 +258,11 @@ def _read(alternative: Any, value: Any) -> object:
     return alternative(value)
 
 
+def _read_did_or_name(value: object) -> Did | str:
+    # `TransportConfig` finds the DID of a name, because a source may name what another defines.
+    return value if isinstance(value, str) and is_name(value) else read_did(value)
+
+
 def _from_text(alternative: Any, text: str) -> object:
     """Return the argument of `_read` for a text. Raises ValueError if there is none."""
     kind = get_origin(alternative)
@@ -247,6 +273,13 @@ def _from_text(alternative: Any, text: str) -> object:
         return _read(alternative, text)
     if kind is frozenset:
         return [item.strip() for item in text.split(",") if item.strip()]
+    if alternative is Names:
+        pairs = [item.partition("=") for item in text.split(",") if item.strip()]
+        names: dict[str, str] = {}
+        for name, _, did in pairs:
+            if names.setdefault(name.strip(), did.strip()) != did.strip():
+                raise ConfigError(f"the name {shown(name.strip())} has two DIDs")
+        return names
     if alternative is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError

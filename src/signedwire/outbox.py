@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Final, TypeAlias
 
-from signedwire.arguments import as_did, whole_number
+from signedwire.arguments import whole_number
 from signedwire.config import TransportConfig
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt
@@ -91,7 +91,7 @@ class Outbox(Bound, instead="pass what its `list()` gave"):
             after: The `id` of the last row of the previous page; 0: begin with the first row.
             limit: Maximum number of rows.
         """
-        store, did = _store(self._core), _did(recipient)
+        store, did = _store(self._core), _did(self._core, recipient)
         after, limit = whole_number(after, "after"), whole_number(limit, "limit")
         rows: OutgoingRows = []
         while len(rows) < limit:
@@ -134,7 +134,7 @@ class Outbox(Bound, instead="pass what its `list()` gave"):
         Args:
             recipient: The DID of one peer; by default all peers.
         """
-        store, did = _store(self._core), _did(recipient)
+        store, did = _store(self._core), _did(self._core, recipient)
         waiting = [each for each in store.recipients() if did in (None, each)]
         for each in waiting:
             store.reset_attempts(each)
@@ -203,7 +203,7 @@ class DeadLetters(Bound, instead="pass what its `list()` gave"):
             limit: Maximum number of letters.
         """
         store = _store(self._core)
-        did = _did(recipient)
+        did = _did(self._core, recipient)
         after, limit = whole_number(after, "after"), whole_number(limit, "limit")
         letters: Letters = []
         while len(letters) < limit:
@@ -266,8 +266,8 @@ def _store(core: NodeCore) -> Store:
     return core.store.store
 
 
-def _did(recipient: Did | str | None) -> Did | None:
-    return None if recipient is None else as_did(recipient)
+def _did(core: NodeCore, recipient: Did | str | None) -> Did | None:
+    return None if recipient is None else core.runtime.config.names.did_of(recipient)
 
 
 def _ids(ids: Iterable[int]) -> list[int]:

@@ -12,16 +12,19 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import EllipsisType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from signedwire.arguments import as_rate, did_you_mean, rate_text, shown
 from signedwire.environment import expand_home
 from signedwire.errors import AddressError, ConfigError, DidError
+from signedwire.names import Names
 from signedwire.options import read_did, read_target
 from signedwire.settings import read_toml
 from signedwire.types import Address, Did, Target
 
 __all__ = ["RoutingTable"]
+
+_NO_NAMES: Final = Names()
 
 
 class RoutingTable:
@@ -169,7 +172,11 @@ class RoutingTable:
         return f"<RoutingTable routes={len(self)} version={self.version}>"
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str] | None = None) -> Self:
+    def load(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        names: Mapping[str, Did | str] = _NO_NAMES,
+    ) -> Self:
         """Read the table `[peers]` of a TOML file, with lines `"DID" = "host:port"`.
 
         For a network without ports, an address is "scheme:/path". With a cap, a line is
@@ -178,6 +185,8 @@ class RoutingTable:
         Args:
             path: The file. By default the one that the variable SIGNEDWIRE_PEERS names, as for
                 the command line; if it names none, the result is an empty table.
+            names: Names that a line may have in place of a DID, such as `config.names`. By
+                default there are none.
 
         Raises:
             ConfigError: the file cannot be used; the text has its path, the key and the cause.
@@ -196,17 +205,18 @@ class RoutingTable:
                 f"{path}: peers={shown(peers)} is not a table",
                 'Expected [peers], then "DID" = "host:port"',
             )
-        table = cls()
+        table, find = cls(), Names(names).did_of
         for key, value in peers.items():
             try:
-                did, (address, max_rate) = read_did(key), _read_peer(value, f"peers.{key}")
+                did, (address, max_rate) = find(key), _read_peer(value, f"peers.{key}")
             except (DidError, AddressError) as error:
                 raise ConfigError(f"{path}: peers.{key}: {error.fact}", error.hint) from None
             except ConfigError as error:
                 raise ConfigError(f"{path}: {error.fact}", error.hint) from None
             if did in table:
                 raise ConfigError(
-                    f"{path}: peers.{key}: this DID has a route already, in another spelling",
+                    f"{path}: peers.{key}: this DID has a route already, in another spelling "
+                    "or by a name",
                     "Keep one of them",
                 )
             table.update(did, address, max_rate=max_rate)

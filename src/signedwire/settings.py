@@ -120,7 +120,7 @@ class Setting:
     name: str
     """The field of `TransportConfig`."""
     value: object
-    """The value of the field."""
+    """The value of the field. A list of DIDs may still have names in it."""
     origin: str
     """"default", "preset …", the path of the file, or "environment SIGNEDWIRE_…"."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from signedwire.errors import DidError, FailureKind
 from signedwire.metrics import (
@@ -20,6 +20,7 @@ from signedwire.metrics import (
     Histogram,
     SharedHistogram,
 )
+from signedwire.names import Names
 from signedwire.types import Credit, Did, PeerState, Priority, Reason, Target
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ __all__ = [
     "Probe",
     "TransportStats",
 ]
+
+_NO_NAMES: Final = Names()
 
 T = TypeVar("T")
 
@@ -193,18 +196,22 @@ class PeerStatus:
 class PeerMap(dict[Did, PeerStatus]):
     """The status of each peer, by DID: see `Node.peers()`.
 
-    A key in `peers[key]`, `peers.get(key)` and `key in peers` is a `Did` or its text. Text
-    that is no DID raises `DidError`, and with `in` it is `False`.
+    A key in `peers[key]`, `peers.get(key)` and `key in peers` is a `Did`, its text, or a name of
+    the node. Any other text raises `DidError`, and with `in` it is `False`.
     """
 
-    __slots__ = ()
+    __slots__ = ("_names",)
+
+    def __init__(self, peers: Mapping[Did, PeerStatus], names: Names = _NO_NAMES) -> None:
+        super().__init__(peers)
+        self._names = names
 
     def __getitem__(self, key: Did | str, /) -> PeerStatus:
-        return super().__getitem__(_parsed(key))
+        return super().__getitem__(self._parsed(key))
 
     def __contains__(self, key: object) -> bool:
         try:
-            return super().__contains__(_parsed(key))
+            return super().__contains__(self._parsed(key))
         except DidError:
             return False
 
@@ -219,19 +226,16 @@ class PeerMap(dict[Did, PeerStatus]):
 
     def get(self, key: Did | str, default: object = None, /) -> object:
         """Return the status of a peer, or `default` if there is none."""
-        return super().get(_parsed(key), default)
+        return super().get(self._parsed(key), default)
 
+    @overload
+    def _parsed(self, key: Did | str) -> Did: ...
 
-@overload
-def _parsed(key: Did | str) -> Did: ...
+    @overload
+    def _parsed(self, key: object) -> object: ...
 
-
-@overload
-def _parsed(key: object) -> object: ...
-
-
-def _parsed(key: object) -> object:
-    return Did.parse(key) if isinstance(key, str) else key
+    def _parsed(self, key: object) -> object:
+        return self._names.did_of(key) if isinstance(key, str) else key
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -331,6 +331,10 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         """See `signedwire.Node.peers`."""
         return self._node.peers()
 
+    def name_of(self, did: Did | str) -> str | None:
+        """See `signedwire.Node.name_of`."""
+        return self._node.name_of(did)
+
     def probe(
         self,
         to: Did | str,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple, Self, TypeAlias
 from unicodedata import is_normalized
@@ -354,14 +355,18 @@ def parse_target(text: str) -> Target:
     return Address.parse(text)
 
 
-def parse_peer(text: str) -> tuple[Did, Target | None]:
+def parse_peer(text: str, read: Callable[[str], Did] = Did.parse) -> tuple[Did, Target | None]:
     """Read `DID`, `DID@host:port` or `DID@scheme:/path`, as the command line takes a peer.
+
+    Args:
+        text: The text.
+        read: Reads the part before the `@`; with `Names.did_of`, it may be a name.
 
     Raises:
         DidError, AddressError: the part before or after the `@` is wrong.
     """
     did_text, separator, target_text = text.strip().partition("@")
-    did = Did.parse(did_text)
+    did = read(did_text)
     return did, parse_target(target_text) if separator else None
 
 

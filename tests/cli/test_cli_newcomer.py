@@ -520,7 +520,7 @@ def test_a_signal_ends_send_with_that_code(number: str) -> None:
 def test_the_files_of_the_documents_can_be_used(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     blocks = dict(re.findall(r"```toml file=(\S+)\n(.*?)```", text, re.DOTALL))
-    assert blocks.keys() == {"node.toml", "peers.toml"}
+    assert blocks.keys() == {"node.toml", "names.toml", "peers.toml"}
     made = run("id", "new", tmp_path / "identity.pem")
     assert made.exit_code == 0
     for name, content in blocks.items():
@@ -528,6 +528,9 @@ def test_the_files_of_the_documents_can_be_used(tmp_path: Path) -> None:
         assert (here != content) == (name == "node.toml")
         (tmp_path / name).write_text(here)
     words = ("--config", tmp_path / "node.toml", "--peers", tmp_path / "peers.toml")
+    names = run("config", "show", "--config", tmp_path / "names.toml")
+    assert names.exit_code == 0
+    assert "robot-1" in names.stdout
     (checked,) = run("config", "check", *words, "--json").objects
     assert (checked["ok"], checked["routes"], checked["warnings"]) == (True, 2, [])
     values = {each["name"]: each for each in run("config", "show", *words, "--json").objects}

@@ -10,6 +10,7 @@ from signedwire import (
     Address,
     FailureKind,
     Identity,
+    Names,
     PayloadType,
     Priority,
     Probe,
@@ -77,7 +78,7 @@ def test_a_hostile_payload_is_harmless(text: str) -> None:
 def test_what_a_peer_says_at_the_end_of_a_link_is_harmless(text: str) -> None:
     did, address = Identity.generate().did, Address("h", 1)
     finding = Probe(did=did, address=address, failure=FailureKind.CLOSED, error=text)
-    assert _peer_line(finding).isprintable()
+    assert _peer_line(finding, Names()).isprintable()
     assert all(line.isprintable() for line in _ping_lines(finding, is_first=True))
 
 

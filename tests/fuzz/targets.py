@@ -19,6 +19,7 @@ from signedwire.types import Address, Did, SignaturePolicy, parse_peer
 from signedwire.wire.frames import FrameDecoder, encode_frame
 
 from .target import Target, expect_named, expect_short, file_with, text_of
+from .targets_codecs import TARGETS as CODEC_TARGETS
 from .targets_kit import ALICE, BOB
 from .targets_link import TARGETS as LINK_TARGETS
 from .targets_proofs import SIGNED, UNSIGNED
@@ -263,6 +264,7 @@ TARGETS = {
         ),
         Target("key-file", key_file, _key_files(), (b"-----", b"\n", b"BEGIN ", b"OPENSSH ")),
         Target("payload", payload, _payloads(), (b"\n", b"\x12", b"\xff\xff\xff\xff\x0f", b"\0")),
+        *CODEC_TARGETS,
         *PROOF_TARGETS,
         *LINK_TARGETS,
         *STORE_TARGETS,

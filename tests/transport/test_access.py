@@ -26,6 +26,7 @@ from signedwire import (
     DeliveryState,
     Did,
     FailureKind,
+    Names,
     Node,
     NotAllowedError,
     Reason,
@@ -399,8 +400,8 @@ class TestLists:
         path.write_text(f"deny {BOB.did}\n")
         access = listed(access_file=path)
 
-        def read(path: Path) -> AccessFile:
-            found = read_access_file(path)
+        def read(path: Path, names: Names) -> AccessFile:
+            found = read_access_file(path, names)
             if not has_read.is_set():
                 has_read.set()
                 assert go_on.wait(LIMIT)
@@ -456,11 +457,11 @@ class Slow:
         self.readings = 0
         patch.setattr(access_module, "read_access_file", self.read)
 
-    def read(self, path: Path) -> AccessFile:
+    def read(self, path: Path, names: Names) -> AccessFile:
         self.readings += 1
         self.is_reading.set()
         assert self.go_on.wait(LIMIT)
-        return read_access_file(path)
+        return read_access_file(path, names)
 
 
 @on_both_loops

@@ -32,7 +32,7 @@ _SOMEWHERE: Final = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"
 
 
 def find_peer(to: str, options: CommonOptions, fallback: Target | None) -> tuple[Did, Target]:
-    """Return the DID in `to` and the peer's address.
+    """Return the DID in `to`, which may be a name, and the peer's address.
 
     The address is the one in `to`, else that of the peers file, else `fallback`.
 
@@ -51,7 +51,7 @@ def find_peer(to: str, options: CommonOptions, fallback: Target | None) -> tuple
 def find_route(
     to: str, options: CommonOptions, fallback: Target | None
 ) -> tuple[Did, RoutingTable]:
-    """Return the DID in `to`, and a table with the route to the peer alone.
+    """Return the DID in `to`, which may be a name, and a table with the route to the peer alone.
 
     The table is empty if no address is known: a store can keep the message. The route has the cap
     of the peers file if its address is that of the file.
@@ -61,9 +61,9 @@ def find_route(
         DidError, AddressError: `to` is malformed.
         ConfigError: the peers file cannot be used.
     """
-    (did, address), max_rate = parse_peer(to), None
+    (did, address), max_rate = parse_peer(to, options.names.did_of), None
     if address is None and options.peers is not None:
-        known = RoutingTable.load(options.peers)
+        known = RoutingTable.load(options.peers, options.names)
         address, max_rate = known.resolve(did), known.max_rate(did)
     address = address or fallback
     if isinstance(address, Address) and address.port == 0:
@@ -78,7 +78,7 @@ def no_address(did: Did, options: CommonOptions) -> BadInput:
     """Return the error for a peer without a known address."""
     where = "and there is no peers file" if options.peers is None else f"nor in {options.peers}"
     return BadInput(
-        f"no address is known for {did}: none was given, {where}",
+        f"no address is known for {options.names.in_words(did)}: none was given, {where}",
         HOW_TO_NAME_PEER,
     )
 

@@ -17,6 +17,7 @@ import typer
 from signedwire.cli.errors import BadInput
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.config import TransportConfig
+from signedwire.names import Names
 from signedwire.settings import Settings, read_settings
 
 __all__ = ["CommonOptions", "NodeOptions", "ProbeOptions", "StoreFileOptions"]
@@ -58,7 +59,8 @@ class CommonOptions:
         Path | None,
         typer.Option(
             envvar="SIGNEDWIRE_PEERS",
-            help='TOML file with a table [peers]: "DID" = "host:port" or "unix:/path".',
+            help='TOML file with a table [peers]: "DID" = "host:port" or "unix:/path". '
+            "A name of the configuration may stand for the DID.",
         ),
     ] = None
     json: Annotated[bool, typer.Option("--json", help="Results and errors as JSON lines.")] = False
@@ -68,6 +70,15 @@ class CommonOptions:
     def settings(self) -> Settings:
         """The settings of --config and of the environment; read once, at first use."""
         return read_settings(self.config)
+
+    @cached_property
+    def names(self) -> Names:
+        """The names of the configuration.
+
+        Raises:
+            ConfigError: the configuration cannot be used.
+        """
+        return self.settings.config().names
 
     def load_config(self) -> TransportConfig:
         """Return the configuration from --config and the environment.

@@ -20,6 +20,7 @@ from signedwire.config import TransportConfig
 from signedwire.delivery.access import read_access_file
 from signedwire.environment import state_folder
 from signedwire.errors import ConfigError, SignedWireError
+from signedwire.names import Names
 from signedwire.routing import RoutingTable
 from signedwire.settings import find_faults
 
@@ -60,15 +61,24 @@ def check_all(options: CommonOptions) -> Checked:
     else:
         if config.access_file is not None:
             path = config.access_file
-            attempt(lambda: read_access_file(path))
+            attempt(lambda: read_access_file(path, config.names))
         attempt(lambda: keys.check(options))
         attempt(lambda: _check_store(options, config))
         attempt(lambda: _check_file("evidence log", config.evidence))
         warnings = _warnings(options, config)
     if options.peers is not None:
-        peers = options.peers
-        attempt(lambda: routes.append(len(RoutingTable.load(peers))))
+        peers, names = options.peers, _names(options)
+        attempt(lambda: routes.append(len(RoutingTable.load(peers, names))))
     return Checked(faults, warnings, routes[0] if routes else None)
+
+
+def _names(options: CommonOptions) -> Names:
+    """Return the names of the configuration, also if something else in it is wrong."""
+    try:
+        given = options.settings.given.get("names")
+    except ConfigError:
+        return Names()
+    return given.value if given is not None and isinstance(given.value, Names) else Names()
 
 
 def _check_store(options: CommonOptions, config: TransportConfig) -> None:

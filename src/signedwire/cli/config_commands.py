@@ -18,6 +18,7 @@ from signedwire.cli.redaction import value_without_keys, without_keys
 from signedwire.config import PRESET_OPTION, PRESETS
 from signedwire.environment import state_folder
 from signedwire.errors import ConfigError
+from signedwire.names import Names
 from signedwire.option_texts import OptionText, describe_options
 from signedwire.settings import Setting, variable_of
 from signedwire.types import Address, Location
@@ -127,6 +128,9 @@ def _line(setting: Setting) -> str:
     if words := _default_words(setting):
         return f"# {setting.name}: {escape(words)}"
     value = "none" if setting.value is None else _plain(setting.value)
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{json.dumps(key)} = {json.dumps(value[key])}" for key in value)
+        return f"{setting.name} = {{ {pairs} }}" if pairs else f"{setting.name} = {{}}"
     return f"{setting.name} = {json.dumps(value)}"
 
 
@@ -146,6 +150,8 @@ def _plain(value: object) -> object:
     """Return `value` for JSON and TOML; keys in it are hidden."""
     if isinstance(value, (str, Address, Location, Path)):
         return value_without_keys(str(value))
+    if isinstance(value, Names):
+        return {name: str(did) for name, did in value.items()}
     if isinstance(value, Iterable):
         return sorted(str(item) for item in value)
     return value

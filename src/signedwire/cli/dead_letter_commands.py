@@ -36,14 +36,14 @@ def list_letters(options: DeadListOptions) -> int:
     """List the messages that were refused or given up."""
     with opened(options) as (store, identity):
         count = 0
-        for letter in _letters(store, options.to):
+        for letter in _letters(store, recipient_of(options)):
             if count == options.limit:
                 break
             count += 1
             if options.json:
                 emit(_fields(letter, identity.did, with_payload=False))
             else:
-                result("  ".join([*line_of(letter), _fate(letter)]))
+                result("  ".join([*line_of(letter, options.names), _fate(letter)]))
     if not options.json:
         say(f"{count_of(count, 'dead letter')}")
     return 0
@@ -59,7 +59,7 @@ def show(options: DeadShowOptions) -> int:
     if options.json:
         emit(_fields(letter, identity.did, with_payload=True))
     else:
-        print_message(letter, _fate(letter))
+        print_message(letter, _fate(letter), options.names)
     return 0
 
 
@@ -82,8 +82,8 @@ def drop(options: DeadDropOptions) -> int:
     return print_result(options, selection, "dropped")
 
 
-def _letters(store: Store, to: str | None) -> Iterator[DeadLetter]:
-    did, after = recipient_of(to), 0
+def _letters(store: Store, did: Did | None) -> Iterator[DeadLetter]:
+    after = 0
     while letters := store.dead_letters(did, after=after, limit=PAGE).result():
         yield from letters
         after = letters[-1].id

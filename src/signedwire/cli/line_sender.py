@@ -103,11 +103,11 @@ class LineSender:
         if kept:
             path = escape(str(self._sender.store.path))
             lines = count_of(kept, "line")
-            result(f"persisted: {lines} for {self._sender.did.short} (in {path})")
+            result(f"persisted: {lines} for {self._sender.label} (in {path})")
             self._sender.kept.say_when_sent()
 
     def _lines_text(self, done: int) -> str:
-        lines, who, until = count_of(done, "line"), self._sender.did.short, self._sender.until
+        lines, who, until = count_of(done, "line"), self._sender.label, self._sender.until
         if self._last is not None and self._last.is_unconfirmed:
             return f"written: {lines} to {who} ({UNCONFIRMED})"
         if until in (DeliveryState.ACCEPTED, DeliveryState.HANDLED):

@@ -30,6 +30,7 @@ from signedwire.config import TransportConfig
 from signedwire.delivery.message import Message
 from signedwire.errors import StoreInUseError
 from signedwire.events import Dropped, Event, EventsMissed
+from signedwire.names import Names
 from signedwire.node import Node
 from signedwire.portal import new_event_loop
 from signedwire.routing import RoutingTable
@@ -45,6 +46,8 @@ _ANOTHER_STORE: Final = (
     "One node uses a store at a time. If the node that has it open runs with this key, use that "
     "node, or end it. If it has another key, give --store another FILE"
 )
+_WIDTH: Final = 21
+"""Characters of a DID in short."""
 _EACH_ATTEMPT: Final = " (each attempt counts)"
 _WHY: Final = {
     Reason.NOT_FOR_US: "addressed to another DID; ours is {did}",
@@ -64,7 +67,9 @@ def listen(options: ListenOptions) -> int:
     config = _config(options)
     identity = keys.load_or_create(options)
     chosen = choose(options, identity.did)
-    routing = RoutingTable() if options.peers is None else RoutingTable.load(options.peers)
+    routing = (
+        RoutingTable() if options.peers is None else RoutingTable.load(options.peers, options.names)
+    )
     node = Node(identity, config.replace(store=chosen.path), routing)
     with (
         restoring_signals(),
@@ -97,6 +102,8 @@ class _Listening:
         self._node = node
         self._store = store
         self._lock = lock
+        names = node.config.names
+        self._width = max([_WIDTH, *(len(names.label_of(did)) for did in names.values())])
         self._printed = 0
         self._is_announced = False
 
@@ -147,7 +154,7 @@ class _Listening:
             if self._options.json:
                 emit(_fields(message))
             else:
-                result_as_is(_line(message))
+                result_as_is(_line(message, self._node.config.names, self._width))
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -244,10 +251,10 @@ def _fields(message: Message) -> dict[str, object]:
     }
 
 
-def _line(message: Message) -> str:
+def _line(message: Message, names: Names, width: int) -> str:
     sender = message.proven_sender
     # Padded before it is coloured, so that columns stay columns.
-    who = f"{UNPROVEN if sender is None else sender.short:<21}"
+    who = f"{UNPROVEN if sender is None else names.label_of(sender):<{width}}"
     if sender is None:
         who = paint(who, "yellow")
     kind = message.payload_type

@@ -53,6 +53,8 @@ class MessageSender:
         if store.path is not None and self.until is DeliveryState.QUEUED:
             self.until = DeliveryState.PERSISTED  # with a store, queueing commits the message
         self.kept = KeptMessages(options, node, did, address, store)
+        self.label = options.names.label_of(did)
+        """The peer for people: its DID in short, and its name if it has one."""
         self._waits: ReceiptWaits
 
     @contextlib.contextmanager
@@ -225,7 +227,7 @@ class MessageSender:
         return receipt.state
 
     def _text(self, receipt: Receipt, state: DeliveryState, what: str) -> str:
-        who = self.did.short if self.address is None else f"{self.did.short} at {self.address}"
+        who = self.label if self.address is None else f"{self.label} at {self.address}"
         if state is DeliveryState.PERSISTED:
             return f"{state}: {what} for {who} (in {escape(str(self.store.path))})"
         if not receipt.is_confirmed:

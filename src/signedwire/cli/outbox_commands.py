@@ -38,15 +38,19 @@ def list_messages(options: OutboxListOptions) -> int:
     """List the messages that wait to be sent."""
     with opened(options) as (store, identity):
         count = 0
-        for row in _rows(store, options.to):
+        for row in _rows(store, recipient_of(options)):
             if count == options.limit:
                 break
             count += 1
             if options.json:
                 emit(_fields(row, identity.did, with_payload=False))
             else:
-                result("  ".join([*line_of(row), deadline_text(row), _why_it_waits(row)]))
-        backlog, dead = store.backlog(recipient_of(options.to)), store.stats().dead
+                result(
+                    "  ".join(
+                        [*line_of(row, options.names), deadline_text(row), _why_it_waits(row)]
+                    )
+                )
+        backlog, dead = store.backlog(recipient_of(options)), store.stats().dead
     if not options.json:
         more = f", {count} shown" if count < backlog.rows else ""
         also = f"; {count_of(dead.rows, 'dead letter')}" if dead.rows else ""
@@ -64,14 +68,14 @@ def show(options: OutboxShowOptions) -> int:
     if options.json:
         emit(_fields(row, identity.did, with_payload=True))
     else:
-        print_message(row, _why_it_waits(row))
+        print_message(row, _why_it_waits(row), options.names)
     return 0
 
 
 def retry(options: OutboxRetryOptions) -> int:
     """Reset the failed attempts of peers."""
     with opened(options) as (store, _):
-        did = recipient_of(options.to)
+        did = recipient_of(options)
         peers = [each for each in store.recipients() if did in (None, each)]
         for each in peers:
             store.reset_attempts(each)
@@ -114,8 +118,8 @@ def export_messages(options: OutboxExportOptions) -> int:
     return 0
 
 
-def _rows(store: Store, to: str | None) -> Iterator[OutgoingRow]:
-    did, after = recipient_of(to), 0
+def _rows(store: Store, did: Did | None) -> Iterator[OutgoingRow]:
+    after = 0
     while rows := store.outbox(did, after=after, limit=PAGE).result():
         yield from rows
         after = rows[-1].id

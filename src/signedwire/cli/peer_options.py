@@ -75,7 +75,7 @@ class PingOptions(ProbeOptions):
 
     exit_codes = (ExitCode.UNREACHED, ExitCode.DENIED)
 
-    to: Annotated[str, typer.Argument(metavar="DID[@HOST:PORT]", help="The peer.")]
+    to: Annotated[str, typer.Argument(metavar="DID[@HOST:PORT]", help="The peer, by DID or name.")]
     count: Annotated[
         int,
         typer.Option(

@@ -16,6 +16,7 @@ from signedwire.cli.peer_options import PeersOptions, PingOptions
 from signedwire.config import TransportConfig
 from signedwire.errors import FailureKind
 from signedwire.identity import Identity
+from signedwire.names import Names
 from signedwire.node import Node
 from signedwire.portal import new_event_loop
 from signedwire.routing import RoutingTable
@@ -88,7 +89,7 @@ def ping(options: PingOptions) -> int:
     failed = [probe for probe in found if not probe.is_reached]
     if not options.json:
         us = None if identity is None else identity.did
-        _conclude(found[-1], options.count, len(failed), us)
+        _conclude(found[-1], options.count, len(failed), us, config.names)
     return code_of_failure(failed[0]) if failed else ExitCode.DONE
 
 
@@ -159,8 +160,8 @@ def _wrong_clock(found: Probe) -> ClockOffset | None:
     return offset if offset.is_noticeable else None
 
 
-def _conclude(found: Probe, count: int, failures: int, us: Did | None) -> None:
-    did, address = found.did, found.address
+def _conclude(found: Probe, count: int, failures: int, us: Did | None, names: Names) -> None:
+    did, address = names.in_words(found.did), found.address
     if failures:
         of = "" if count == 1 else f" ({failures} of {count} attempts failed)"
         if count > 1 and found.handshake_time is not None:
@@ -205,7 +206,7 @@ def peers(options: PeersOptions) -> int:
     if options.peers is None:
         raise BadInput("there is no peers file", "Name one with --peers FILE")
     config = options.load_config()
-    routes = list(RoutingTable.load(options.peers))
+    routes = list(RoutingTable.load(options.peers, options.names))
     identity = _own_identity(options)
     if options.v1 or (config.wire == "v1" and not config.v1_peers):
         config = config.replace(v1_peers="all")
@@ -225,7 +226,7 @@ def peers(options: PeersOptions) -> int:
                     if options.json:
                         emit(_fields(found))
                     else:
-                        result_as_is(_peer_line(found))
+                        result_as_is(_peer_line(found, config.names))
             finally:
                 for task in tasks:
                     task.cancel()
@@ -240,9 +241,15 @@ def peers(options: PeersOptions) -> int:
     return ExitCode.UNREACHED if failures else ExitCode.DONE
 
 
-def _peer_line(found: Probe) -> str:
+def _peer_line(found: Probe, names: Names) -> str:
     mark = paint("ok    ", "green") if found.is_reached else paint("failed", "red")
-    parts = [mark, str(found.did), str(found.address), found.wire or "-", _state(found)]
+    parts = [
+        mark,
+        str(names.in_words(found.did)),
+        str(found.address),
+        found.wire or "-",
+        _state(found),
+    ]
     if found.error is not None:
         parts.append(escape(found.error))
     elif found.round_trip is not None:

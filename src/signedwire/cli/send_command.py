@@ -109,7 +109,9 @@ def _check_usage(options: SendOptions) -> str | None:
         if is_given:
             raise BadInput(f"{chosen[0]} takes no TEXT and no --file", "Leave them away")
     elif not is_given and chosen != ["--agent-command"]:
-        parse_peer(options.to)  # raises if the one word is the text, and the DID is missing
+        parse_peer(
+            options.to, options.names.did_of
+        )  # raises if the one word is the text, and the DID is missing
         raise BadInput(
             "there is nothing to send", "Give TEXT, --file FILE, or - for the lines of stdin"
         )

@@ -63,7 +63,8 @@ class SendOptions(NodeOptions):
         str,
         typer.Argument(
             metavar="DID[@HOST:PORT]",
-            help="The recipient. An address that neither this nor --peers has can be given later.",
+            help="The recipient, by DID or name. An address that neither this nor --peers has can "
+            "be given later.",
         ),
     ]
     text: Annotated[

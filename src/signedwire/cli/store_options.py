@@ -33,9 +33,9 @@ _ID_HELP: Final = "The number that `list` shows, or the first 8 or more digits o
 class ListOptions(StoreFileOptions):
     """The options of commands that list messages."""
 
-    to: Annotated[str | None, typer.Option(metavar="DID", help="Only messages to this peer.")] = (
-        None
-    )
+    to: Annotated[
+        str | None, typer.Option(metavar="DID", help="Only messages to this peer, by DID or name.")
+    ] = None
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Show at most this number.")
     ] = None
@@ -59,7 +59,9 @@ class SelectionOptions(StoreFileOptions):
         list[str] | None,
         typer.Argument(metavar="[ID]...", parser=read_message_name, help=_ID_HELP),
     ] = None
-    to: Annotated[str | None, typer.Option(metavar="DID", help="All messages to this peer.")] = None
+    to: Annotated[
+        str | None, typer.Option(metavar="DID", help="All messages to this peer, by DID or name.")
+    ] = None
     all: Annotated[bool, typer.Option("--all", help="All messages.")] = False
 
 
@@ -86,7 +88,9 @@ class OutboxRetryOptions(StoreFileOptions):
     --peers has its address.
     """
 
-    to: Annotated[str | None, typer.Option(metavar="DID", help="Only this peer.")] = None
+    to: Annotated[
+        str | None, typer.Option(metavar="DID", help="Only this peer, by DID or name.")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,11 @@ from signedwire.cli.formatting import at_utc, count_of, envelope_fields, payload
 from signedwire.cli.option_values import word
 from signedwire.cli.output import emit, escape, result
 from signedwire.cli.store_choice import lock_of, open_file
-from signedwire.cli.store_options import SelectionOptions
+from signedwire.cli.store_options import ListOptions, OutboxRetryOptions, SelectionOptions
 from signedwire.delivery.store import DeadLetter, OutgoingRow, Store
 from signedwire.errors import StoreError
 from signedwire.identity import Identity
+from signedwire.names import Names
 from signedwire.types import Did
 from signedwire.wire.envelope import UNSIGNED, MerklePath, SignedEnvelope
 
@@ -39,7 +40,7 @@ __all__ = [
 
 StoredMessage: TypeAlias = OutgoingRow | DeadLetter
 
-AllOf: TypeAlias = Callable[[Store, str | None], Iterator[Any]]
+AllOf: TypeAlias = Callable[[Store, Did | None], Iterator[Any]]
 OneOf: TypeAlias = Callable[[Store, int], StoredMessage | None]
 
 PAGE: Final = 500
@@ -105,13 +106,13 @@ def commit(store: Store, submit: Callable[..., Any], *arguments: Any, **options:
         raise store.failure
 
 
-def recipient_of(to: str | None) -> Did | None:
-    """Return the DID of --to; `None`: all recipients.
+def recipient_of(options: ListOptions | SelectionOptions | OutboxRetryOptions) -> Did | None:
+    """Return the DID of --to, which may be a name; `None`: all recipients.
 
     Raises:
-        DidError: the text is no DID.
+        DidError: the text is neither a DID nor a known name.
     """
-    return None if to is None else Did.parse(to)
+    return None if options.to is None else options.names.did_of(options.to)
 
 
 def selected(options: SelectionOptions, store: Store, all_of: AllOf, one_of: OneOf) -> Selection:
@@ -135,7 +136,7 @@ def selected(options: SelectionOptions, store: Store, all_of: AllOf, one_of: One
         )
     if options.ids:
         return find_named(options.ids, store, all_of, one_of)
-    return Selection([message.id for message in all_of(store, options.to)], [])
+    return Selection([message.id for message in all_of(store, recipient_of(options))], [])
 
 
 def find_named(names: list[str], store: Store, all_of: AllOf, one_of: OneOf) -> Selection:
@@ -225,12 +226,12 @@ def fields_of(message: StoredMessage, sender: Did, *, with_payload: bool) -> dic
     return {"id": message.id, **fields}
 
 
-def line_of(message: StoredMessage) -> list[str]:
+def line_of(message: StoredMessage, names: Names) -> list[str]:
     """Return the columns of a message in a list."""
     return [
         f"{message.id}",
         message.message_id[:SHORT_ID],
-        f"to {message.recipient}",
+        f"to {names.in_words(message.recipient)}",
         word(message.priority),
         count_of(len(message.payload), "byte"),
         f"queued {at_utc(message.queued_at_us)}",
@@ -243,17 +244,18 @@ def deadline_text(message: StoredMessage) -> str:
     return "no deadline" if due is None else f"until {at_utc(due)}"
 
 
-def print_message(message: StoredMessage, state: str) -> None:
+def print_message(message: StoredMessage, state: str, names: Names) -> None:
     """Print one message with its payload.
 
     Args:
         message: The message.
         state: Why it waits, or what became of it.
+        names: The names of DIDs.
     """
     for name, value in (
         ("id", f"{message.id}"),
         ("message", message.message_id),
-        ("to", str(message.recipient)),
+        ("to", str(names.in_words(message.recipient))),
         ("priority", word(message.priority)),
         ("type", word(message.payload_type)),
         *((("subject", escape(message.subject)),) if message.subject else ()),

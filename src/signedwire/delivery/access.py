@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from signedwire.arguments import as_did, shown
+from signedwire.arguments import shown
 from signedwire.config import TransportConfig
 from signedwire.delivery.policy import AdmissionContext, MessageHeader
 from signedwire.delivery.store.access import AccessRules
 from signedwire.errors import ConfigError, DidError
 from signedwire.files import NotRegularError, TooLargeError, cause_of, read_small_file
 from signedwire.home import Bound
+from signedwire.names import Names
 from signedwire.types import Did, Reason
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = ["AccessFile", "AccessList", "read_access_file"]
 
 _MAX_FILE_SIZE: Final = 16 * 1024 * 1024
 """Maximum size in bytes, enough for 200,000 lines."""
+_NO_NAMES: Final = Names()
 _HOW: Final = "A line is `allow DID`, `deny DID`, `allow none`, empty, or a comment after #"
 
 
@@ -72,8 +74,9 @@ class AccessList(Bound, instead="it is a part of its node"):
         """Whether any DID can be denied. An attribute, because it is read for each message."""
         # DIDs are kept as bytes, because v1 frames are checked before they are parsed.
         self._path = config.access_file
+        self._names = config.names
         self._options = AccessFile(
-            None if config.allow is None else _keys(config.allow), _keys(config.deny)
+            None if config.allow is None else self._keys(config.allow), self._keys(config.deny)
         )
         self._file = AccessFile(None, frozenset())
         # Each is changed by one atomic operation: the first is replaced, the set of denials is
@@ -98,7 +101,7 @@ class AccessList(Bound, instead="it is a part of its node"):
         """Deny these DIDs from now on.
 
         Args:
-            dids: `Did` objects, or text that `Did.parse` reads.
+            dids: `Did` objects, their text, or names.
 
         Raises:
             DidError: a text is no DID; nothing was changed.
@@ -106,7 +109,7 @@ class AccessList(Bound, instead="it is a part of its node"):
             StoreFailedError, ClosedError: the change holds now, but is not in the store,
                 because its disk has failed or the node is closed.
         """
-        self._change(_Change(AccessRules.deny, _keys(dids)))
+        self._change(_Change(AccessRules.deny, self._keys(dids)))
 
     def undeny(self, *dids: Did | str) -> tuple[Did, ...]:
         """Withdraw denials of `deny()`.
@@ -118,7 +121,7 @@ class AccessList(Bound, instead="it is a part of its node"):
         Raises:
             DidError, TypeError, StoreFailedError, ClosedError: see `deny()`.
         """
-        keys = _keys(dids)
+        keys = self._keys(dids)
         self._change(_Change(AccessRules.undeny, keys))
         return tuple(Did(key) for key in sorted(keys) if self.is_key_denied(key))
 
@@ -129,12 +132,12 @@ class AccessList(Bound, instead="it is a part of its node"):
         that is not on the allow list of the configuration.
 
         Args:
-            dids: `Did` objects, or text that `Did.parse` reads. An empty list allows nobody.
+            dids: `Did` objects, their text, or names. An empty list allows nobody.
 
         Raises:
             DidError, TypeError, StoreFailedError, ClosedError: see `deny()`.
         """
-        keys = None if dids is None else _keys(dids)
+        keys = None if dids is None else self._keys(dids)
         self._change(_Change(AccessRules.allow_only, keys))
 
     def reload(self) -> int:
@@ -157,7 +160,7 @@ class AccessList(Bound, instead="it is a part of its node"):
         # One thread at a time, so that an older reading never replaces a newer one. The methods
         # that change the list do not wait for this lock.
         with self._reading:
-            found = read_access_file(self._path)
+            found = read_access_file(self._path, self._names)
             self._take_up(found, self._path)
         if self.on_change is not None:
             self.on_change()
@@ -168,12 +171,12 @@ class AccessList(Bound, instead="it is a part of its node"):
         """Whether this DID is denied.
 
         Args:
-            did: A `Did`, or text that `Did.parse` reads.
+            did: A `Did`, its text, or a name.
 
         Raises:
             DidError, TypeError: `did` is no DID.
         """
-        return self.is_key_denied(bytes(as_did(did, "DID to look for")))
+        return self.is_key_denied(bytes(self._names.did_of(did, "DID to look for")))
 
     def admit(self, header: MessageHeader, context: AdmissionContext) -> Reason | None:
         """Refuse messages of denied DIDs, as a `Policy`, also if nothing proves the sender."""
@@ -236,6 +239,13 @@ class AccessList(Bound, instead="it is a part of its node"):
             self._configured = AccessFile(allowed, self._options.denied | found.denied)
             self._update()
 
+    def _keys(self, dids: Iterable[Did | str]) -> frozenset[bytes]:
+        # Bytes would be taken for a list of numbers, and empty bytes for an empty allow list.
+        if isinstance(dids, (str, bytes, bytearray, memoryview, Did)):
+            raise TypeError(f"expected a list of DIDs, not one {type(dids).__name__}")
+        find = self._names.did_of
+        return frozenset(bytes(find(did, "DID of an access list")) for did in dids)
+
     def _update(self) -> None:
         """Update what depends on the list. The caller holds the lock."""
         self._changes += 1
@@ -269,8 +279,12 @@ class AccessList(Bound, instead="it is a part of its node"):
             self._early.append(change)
 
 
-def read_access_file(path: Path) -> AccessFile:
+def read_access_file(path: Path, names: Names = _NO_NAMES) -> AccessFile:
     """Read the rules of the access file at `path`.
+
+    Args:
+        path: The file.
+        names: Names that may stand in place of a DID.
 
     Raises:
         ConfigError: the file cannot be read, is no regular file, is larger than 16 MiB, or
@@ -292,7 +306,7 @@ def read_access_file(path: Path) -> AccessFile:
             has_allow_list = True
             continue
         try:
-            key = bytes(Did.parse(rest[0]))
+            key = bytes(names.did_of(rest[0]))
         except DidError as error:
             raise ConfigError(f"{path}, line {number}: {error.fact}", error.hint) from None
         if rule == "allow":
@@ -328,10 +342,3 @@ def _lines(path: Path) -> list[str]:
             "Write a rule into it, or a comment if there shall be no rule",
         )
     return text.split("\n")
-
-
-def _keys(dids: Iterable[Did | str]) -> frozenset[bytes]:
-    # Bytes would be taken for a list of numbers, and empty bytes for an empty allow list.
-    if isinstance(dids, (str, bytes, bytearray, memoryview, Did)):
-        raise TypeError(f"expected a list of DIDs, not one {type(dids).__name__}")
-    return frozenset(bytes(as_did(did, "DID of an access list")) for did in dids)

@@ -77,7 +77,7 @@ class Runtime:
         self.counters = Counters()
         self.home = Home()
         self.events = EventQueue(self.home)
-        self.log = EventLog(logging.getLogger(_LOGGER))
+        self.log = EventLog(logging.getLogger(_LOGGER), config.names.in_words)
         self.drops = Drops(self.counters, self.events, self.log, self.call_soon)
         self.drop = self.drops.add
         self.drop_refused = self.drops.add_refused
