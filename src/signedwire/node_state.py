@@ -1,4 +1,4 @@
-"""What a node has and does: its store, its evidence log, its peers, counters and events."""
+"""`NodeState`: the store and the evidence log of a node, its peers, counters and events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of the node takes a received message that is of another kind than `Kind.MESSAGE`.
+"""Parts of the node that take received messages of other kinds than `Kind.MESSAGE`.
 
     reply          the call that waits for it
     request        the handler of its subject

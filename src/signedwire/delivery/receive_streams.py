@@ -163,10 +163,9 @@ class ReceiveStreams:
         refusals: list[Refusal] = []
         refused: list[int] = []
         late: list[int] = []
-        kinds = 0
         parties, epoch, marks, accepted = self._parties, self.epoch, self.marks, self._accepted
         unpack, leaves, first = unpack_v2, batch.leaves, stream_of(batch.bodies[0]) & VOLATILE
-        largest = MIN_V2_HEADER_SIZE + max_payload_size
+        largest, kinds = MIN_V2_HEADER_SIZE + max_payload_size, 0
         # Not the batch itself: else one message would keep all others of it in memory.
         seal = SentBatch(batch.root, batch.leaves, batch.signature)
         for index, body in enumerate(batch.bodies):
@@ -208,8 +207,7 @@ class ReceiveStreams:
             lane_leaves.trim()
         receipted = _keep_paths(batch, new)
         if refused:
-            out = set(refused)
-            receipted = [leaf for index, leaf in enumerate(leaves) if index not in out]
+            receipted = _all_but(refused, leaves)
         invalid = sorted({*refused} - {*late})
         return Arrivals(new, receipted, duplicates, refusals, late, invalid, kinds > 0)
 
@@ -229,6 +227,12 @@ class ReceiveStreams:
     def failed(self, batch: BatchFailed) -> list[Refusal]:
         """Make a refusal for every envelope of a batch whose signature does not fit."""
         return [Refusal(leaf_of(body), Reason.BAD_SIGNATURE) for body in batch.bodies]
+
+
+def _all_but(places: list[int], leaves: list[bytes]) -> list[bytes]:
+    """Return the leaves of a batch without those at some places."""
+    out = set(places)
+    return [leaf for index, leaf in enumerate(leaves) if index not in out]
 
 
 def _keep_paths(batch: BatchReceived, new: list[IncomingMessage]) -> list[bytes] | None:
