@@ -84,15 +84,27 @@ ROOMS: dict[str, set[str]] = {
         *("arguments", "environment", "folders", "home"),
     },
     "sending": {"errors", "clock", "types", "arguments", "delivery", "transport"},
+    "messaging": {
+        *("errors", "clock", "types", "home", "identity", "arguments", "delivery", "transport"),
+        "sending",
+    },
+    "node_life": {
+        *("errors", "types", "identity", "config", "routing", "contradictions", "home", "sending"),
+        *("delivery", "transport", "outbox", "messaging"),
+    },
+    "node_state": {
+        *("errors", "types", "arguments", "environment", "events", "metrics", "stats", "outbox"),
+        *("delivery", "evidence", "transport", "node_life"),
+    },
     "node": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
         *("clock", "home", "sending", "wire", "delivery", "transport", "outbox", "arguments"),
-        *("contradictions", "environment", "metrics", "evidence"),
+        *("contradictions", "environment", "metrics", "evidence", "messaging", "node_state"),
     },
     "sync": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
         *("portal", "home", "wire", "delivery", "transport", "outbox", "arguments", "node"),
-        "metrics",
+        *("metrics", "messaging"),
     },
 }
 # These stand on the roof: they may import everything, and nothing below imports them.
@@ -109,7 +121,7 @@ FORBIDDEN_IN_WIRE = {
 # The decisions of delivery: they know the outside by `ports` alone. Above: what imports what
 # is below it. Those of one line know nothing of each other.
 DECISIONS = (
-    ("endpoint", "removed_rows"),
+    ("endpoint", "removed_rows", "subscribers", "subscriptions"),
     ("submitter",),
     ("session_map",),
     ("peer_session",),

@@ -26,6 +26,7 @@ Packages:
 - `wire`: envelopes, frames, signatures of batches, the session of a link. No I/O.
 - `delivery`: decisions: queues, receipts, order, policies; the store.
 - `evidence`: the evidence log: its chain of hashes, and its files.
+- `messaging`: topics, above messages.
 - `transport`: drivers: links, TLS, networks, dialers, the listener; the v1 wire.
 - `payloads`: the typed messages of the v1 network (an extra).
 - `cli`: the command line (an extra). `bench`: its command `bench`.
@@ -42,6 +43,7 @@ Modules for users:
 
 Modules for the others:
 
+- `node_life`, `node_state`: the parts of `Node` about its life and its state.
 - `sending`: how a node sends; `portal`: how threads call a node.
 - `options`, `contradictions`, `config_changes`: checks and types of options; `arguments`: checks
   of arguments.
@@ -114,6 +116,8 @@ from signedwire.events import (
 )
 from signedwire.identity import Identity
 from signedwire.keysources import load_identity
+from signedwire.messaging.outcomes import FailedMember, Outcomes
+from signedwire.messaging.subscription import Subscription
 from signedwire.metrics import Distribution, Metric, MetricKind, Sample
 from signedwire.node import Node
 from signedwire.outbox import DeadLetters, Outbox
@@ -147,6 +151,7 @@ from signedwire.transport.tcp import TcpNetwork
 from signedwire.transport.unix import UnixNetwork
 from signedwire.types import (
     Address,
+    ControlType,
     Credit,
     DeliveryState,
     Did,
@@ -180,6 +185,7 @@ __all__ = [
     "ConfigError",
     "ConnectTimeout",
     "ConnectionFailed",
+    "ControlType",
     "Credit",
     "DeadLetter",
     "DeadLetters",
@@ -201,6 +207,7 @@ __all__ = [
     "EvidenceRemoved",
     "EvidenceRotated",
     "EvidenceStats",
+    "FailedMember",
     "FailedReceipt",
     "FailureKind",
     "Health",
@@ -227,6 +234,7 @@ __all__ = [
     "Node",
     "NotAllowedError",
     "Outbox",
+    "Outcomes",
     "OutgoingRow",
     "PayloadTooLargeError",
     "PayloadType",
@@ -267,6 +275,7 @@ __all__ = [
     "StoreStats",
     "StoreVersionError",
     "Stream",
+    "Subscription",
     "Target",
     "TcpNetwork",
     "TcpTransport",

@@ -13,6 +13,7 @@ from signedwire.delivery.policy import Policy, check_policy
 from signedwire.errors import ClosedError
 from signedwire.home import Bound
 from signedwire.identity import Identity
+from signedwire.messaging.topics import Topics
 from signedwire.outbox import DeadLetters, Outbox, open_store
 from signedwire.routing import RoutingTable
 from signedwire.sending import Sending
@@ -24,7 +25,7 @@ from signedwire.types import Did, Target
 __all__ = ["NodeLife"]
 
 
-class NodeLife(Bound, instead="pass the path of its key file, and make another there"):
+class NodeLife(Bound):
     """The constructor, the start and the end of `Node`, and who and where it is.
 
     For the arguments see `Node`.
@@ -67,6 +68,7 @@ class NodeLife(Bound, instead="pass the path of its key file, and make another t
         self._core = NodeCore(config, routing, chosen, identity.did, identity, open_, policy)
         self._outbox = Outbox(self._core)
         self._sending = Sending(self._core, has_store=self._has_store)
+        self._topics = Topics(self._core, self._sending, identity)
         self._dead = DeadLetters(self._core, self._sending.replace)
         self._has_started = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from signedwire.delivery.access import AccessList
 from signedwire.delivery.consumers import Consumers
@@ -16,7 +17,17 @@ from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import EvidencePort, Host, InboxStore, OutboxStore
 from signedwire.types import Did
 
-__all__ = ["SessionContext"]
+__all__ = ["LinkWatcher", "SessionContext"]
+
+
+class LinkWatcher(Protocol):
+    """A part of the node that acts when the link of a peer opens or ends. In the loop."""
+
+    def linked(self, did: Did) -> None:
+        """Note that the link of a peer is open; what is queued here leaves first over it."""
+
+    def unlinked(self, did: Did) -> None:
+        """Note that the link of a peer has ended, and that no other one replaces it."""
 
 
 class SessionContext:
@@ -47,6 +58,7 @@ class SessionContext:
         "inbox",
         "inbox_store",
         "known",
+        "link_watchers",
         "on_progress",
         "policies",
         "store",
@@ -71,6 +83,8 @@ class SessionContext:
         self.inbox = inbox
         self.consumers = Consumers()
         """Take received messages before the inbox, by kind."""
+        self.link_watchers: list[LinkWatcher] = []
+        """Are told when the link of a peer opens or ends."""
         self.store = store
         self.inbox_store = inbox_store
         self._memory = NullStore(host)

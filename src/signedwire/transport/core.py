@@ -95,6 +95,8 @@ class NodeCore:
         self.acceptor = Acceptor(runtime, self.endpoint, new_receiver)
         self.reader = InboxReader(runtime, self.endpoint)
         self.prober = Prober(runtime, self.endpoint)
+        self.on_end: list[Callable[[], None]] = []
+        """Called when the node ends, before its inbox closes: by what is built on messages."""
         self._start: NodeStart | None = None
         self._clock_watch: ClockWatch | None = None
         self._has_ended = NodeEnd(runtime.home)
@@ -215,6 +217,7 @@ class NodeCore:
             ("closing the evidence log", lambda: self.files.close_evidence(deadline)),
             ("closing the inbound connections", self.acceptor.end),
             ("ending the checks of v1 frames", None if v1 is None else v1.end),
+            *(("ending what waits for messages", end) for end in self.on_end),
             ("closing the inbox", self.reader.close),
             ("ending the threads of v1", None if v1 is None else v1.shut_down),
             ("aborting the closing connections", runtime.lingering.abort_all),
