@@ -38,13 +38,15 @@ _LEAST_SWEEP_PAUSE: Final = 1.0
 class _Peer:
     """The subscriptions of one peer."""
 
-    __slots__ = ("epoch", "is_known", "session", "subjects")
+    __slots__ = ("epoch", "has_left", "is_known", "session", "subjects")
 
     def __init__(self, session: PeerSession, epoch: int, *, is_known: bool) -> None:
         self.session = session
         self.epoch = epoch
         """The volatile epoch of the peer; a restarted peer has another one."""
         self.is_known = is_known
+        self.has_left = False
+        """Whether its link has ended, and no other one has opened since."""
         self.subjects: dict[str, None] = {}
 
     @property
@@ -55,7 +57,7 @@ class _Peer:
 
 
 class Subscribers:
-    """The consumer of control messages. In the loop.
+    """The consumer of control messages, and a watcher of links. In the loop.
 
     Args:
         context: The parts that all sessions share.
@@ -96,6 +98,21 @@ class Subscribers:
             else:
                 found.append(did)
         return found
+
+    def linked(self, did: Did) -> None:
+        """Forget subscriptions of a peer that comes back too late; see `LinkWatcher`."""
+        peer = self._peers.get(did)
+        if peer is None:
+            return
+        if peer.has_left and clock.monotonic() - peer.session.since > GRACE:
+            self._forget(did, peer)
+        peer.has_left = False
+
+    def unlinked(self, did: Did) -> None:
+        """Note that the link of a peer has ended; see `LinkWatcher`."""
+        peer = self._peers.get(did)
+        if peer is not None:
+            peer.has_left = True
 
     def take(self, message: IncomingMessage) -> bool:
         """Subscribe or unsubscribe the sender of a control message, and answer it."""

@@ -84,7 +84,7 @@ class Topics:
         )
         context.consumers.set(Kind.CONTROL, self.subscribers.take)
         context.consumers.set(Kind.PUBLICATION, self.subscriptions.take)
-        context.link_watchers.append(self.subscriptions)
+        context.link_watchers += [self.subscribers, self.subscriptions]
         core.on_end.append(self.subscriptions.end)
 
     # -- publishing -----------------------------------------------------------------------
