@@ -10,12 +10,13 @@ import pytest
 from peerkit import Desk, ManualClock, still_clock
 
 from bodykit import encode_v2_body
+from linkkit import ALICE, BOB
 from signedwire import ControlType, Did, Kind, Priority, Reason
 from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.subscribers import GRACE, Subscribers
 from signedwire.types import PayloadType
 from signedwire.wire.envelope import MerklePath
-from wirekit import ALICE, BOB, CAROL, identity, random_seed
+from wirekit import CAROL, identity, random_seed
 
 
 @pytest.fixture
@@ -317,3 +318,16 @@ def test_it_agrees_with_a_model(table: Table) -> None:
                 if each in kept and now - left.get(one, now) <= GRACE
             }
             assert set(table.of(each)) == wanted, f"seed {seed}"
+
+
+def test_a_late_request_of_a_forgotten_session_is_left_alone(table: Table) -> None:
+    table.link = lambda did: FakeSession(0.0)  # type: ignore[method-assign]
+    with pytest.raises(IndexError):  # nobody is there to get an answer
+        table.subscribe(BOB.did)
+    assert len(table.subscribers) == 0
+
+
+def test_links_of_others_change_nothing(table: Table) -> None:
+    table.subscribers.linked(BOB.did)
+    table.subscribers.unlinked(BOB.did)
+    assert len(table.subscribers) == 0

@@ -264,23 +264,29 @@ class Subscriptions:
         topic.pending = None
         if not self._host.is_open:
             return
-        session = self._sessions.get(topic.did)
-        is_linked = session is not None and session.link is not None
-        if not is_linked and self._sessions.resolve(topic.did) is None:
-            topic.trouble = "no address of the publisher is known, and it has no link to this node"
-            self._retry_later(topic)
+        is_denied = self._context.access.denies(topic.did)
+        if is_denied and not is_first:
+            self._note_failed(topic, "node.access denies the publisher")
+            return
+        if not is_denied and not self._has_way(topic.did):
+            trouble = "no address of the publisher is known, and it has no link to this node"
+            self._note_failed(topic, trouble)
             return
         message = self._control(topic.did, topic.subject, ControlType.SUBSCRIBE)
         topic.pending = message
         message.add_callback(partial(self._on_change, topic, message))
         try:
             self._submitter.submit(message, 0, is_patient=True)
-        except NotAllowedError as error:
-            if is_first:
+        except DeliveryError as error:
+            if is_first and isinstance(error, NotAllowedError):
                 raise
-            self._note_failed(topic, error.fact)
-        except DeliveryError as error:  # the queue to the peer is full, or it has no way now
-            self._note_failed(topic, error.fact)
+            self._note_failed(topic, error.fact)  # mostly, the queue to the peer is full
+
+    def _has_way(self, did: Did) -> bool:
+        """Whether the publisher is linked, or can be dialed."""
+        session = self._sessions.get(did)
+        is_linked = session is not None and session.link is not None
+        return is_linked or self._sessions.resolve(did) is not None
 
     def _on_change(self, topic: Topic, message: OutgoingMessage) -> None:
         """Follow the receipt of the last SUBSCRIBE."""
@@ -310,12 +316,10 @@ class Subscriptions:
         self._refuse_unread(topic)
 
     def _note_failed(self, topic: Topic, trouble: str) -> None:
+        """Try again after a pause."""
         topic.pending, topic.trouble = None, trouble
         if self._host.is_open:
-            self._retry_later(topic)
-
-    def _retry_later(self, topic: Topic) -> None:
-        topic.timer = self._host.call_later(next(topic.pauses), self._send, topic)
+            topic.timer = self._host.call_later(next(topic.pauses), self._send, topic)
 
     def _unsubscribe(self, did: Did, subject: str) -> None:
         with contextlib.suppress(DeliveryError):
