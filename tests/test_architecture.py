@@ -89,7 +89,7 @@ ROOMS: dict[str, set[str]] = {
     "sending": {"errors", "clock", "types", "arguments", "delivery", "transport"},
     "messaging": {
         *("errors", "clock", "types", "arguments", "home", "logs", "wire", "delivery"),
-        *("transport", "sending"),
+        *("transport", "sending", "identity"),
     },
     "node_life": {
         *("errors", "types", "identity", "config", "routing", "contradictions", "home"),
@@ -103,7 +103,7 @@ ROOMS: dict[str, set[str]] = {
     "sync": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
         *("portal", "home", "wire", "delivery", "transport", "outbox", "arguments", "node"),
-        "metrics",
+        *("metrics", "messaging"),
     },
 }
 # These stand on the roof: they may import everything, and nothing below imports them.
@@ -120,7 +120,7 @@ FORBIDDEN_IN_WIRE = {
 # The decisions of delivery: they know the outside by `ports` alone. Above: what imports what
 # is below it. Those of one line know nothing of each other.
 DECISIONS = (
-    ("endpoint", "removed_rows"),
+    ("endpoint", "removed_rows", "subscribers", "subscriptions"),
     ("submitter",),
     ("session_map",),
     ("peer_session",),

@@ -27,7 +27,7 @@ Packages:
 - `delivery`: decisions: queues, receipts, order, policies; the store.
 - `evidence`: the evidence log: its chain of hashes, and its files.
 - `transport`: drivers: links, TLS, networks, dialers, the listener; the v1 wire.
-- `messaging`: requests with their replies; typed payloads, and the subjects of types.
+- `messaging`: requests, topics, typed payloads; built on messages.
 - `payloads`: the typed messages of the v1 network (an extra).
 - `cli`: the command line (an extra). `bench`: its command `bench`.
 
@@ -44,6 +44,7 @@ Modules for users:
 
 Modules for the others:
 
+- `node_life`, `node_state`: the parts of `Node` about its life and its state.
 - `sending`: how a node sends; `portal`: how threads call a node.
 - `options`, `contradictions`, `config_changes`: checks and types of options; `arguments`: checks
   of arguments.
@@ -128,7 +129,9 @@ from signedwire.messaging.codecs import (
     codec_for,
     decode_or_nack,
 )
+from signedwire.messaging.outcomes import FailedMember, Outcomes
 from signedwire.messaging.subjects import SubjectRegistry, subject_of
+from signedwire.messaging.subscription import Subscription
 from signedwire.metrics import Distribution, Metric, MetricKind, Sample
 from signedwire.names import Names
 from signedwire.node import Node
@@ -163,6 +166,7 @@ from signedwire.transport.tcp import TcpNetwork
 from signedwire.transport.unix import UnixNetwork
 from signedwire.types import (
     Address,
+    ControlType,
     Credit,
     DeliveryState,
     Did,
@@ -197,6 +201,7 @@ __all__ = [
     "ConfigError",
     "ConnectTimeout",
     "ConnectionFailed",
+    "ControlType",
     "Credit",
     "DeadLetter",
     "DeadLetters",
@@ -218,6 +223,7 @@ __all__ = [
     "EvidenceRemoved",
     "EvidenceRotated",
     "EvidenceStats",
+    "FailedMember",
     "FailedReceipt",
     "FailureKind",
     "Health",
@@ -250,6 +256,7 @@ __all__ = [
     "Node",
     "NotAllowedError",
     "Outbox",
+    "Outcomes",
     "OutgoingRow",
     "PayloadTooLargeError",
     "PayloadType",
@@ -292,6 +299,7 @@ __all__ = [
     "StoreVersionError",
     "Stream",
     "SubjectRegistry",
+    "Subscription",
     "Target",
     "TcpNetwork",
     "TcpTransport",

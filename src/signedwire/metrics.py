@@ -214,6 +214,19 @@ METRICS: Final[tuple[Metric, ...]] = (
         "messages",
         "Received messages that the application has not taken yet.",
     ),
+    # -- topics
+    Metric(
+        "subscriptions_refused",
+        _COUNTER,
+        "subscriptions",
+        "Requests of peers to subscribe that this node refused: too many, or malformed.",
+    ),
+    Metric(
+        "publications_replaced",
+        _COUNTER,
+        "messages",
+        "Unread messages of subscriptions with `latest` that a newer one has replaced.",
+    ),
     # -- connections
     Metric("dial_failures", _COUNTER, "attempts", "Attempts to connect that failed."),
     Metric(

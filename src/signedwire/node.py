@@ -28,6 +28,8 @@ from signedwire.arguments import (
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
 from signedwire.messaging.handlers import Handler
+from signedwire.messaging.outcomes import Outcomes
+from signedwire.messaging.subscription import Subscription
 from signedwire.node_state import NodeState
 from signedwire.types import DeliveryState, Did, Kind, PayloadType, Priority
 
@@ -353,5 +355,131 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         return register if handler is None else register(handler)
 
     # -- topics ---------------------------------------------------------------------
+
+    def subscribe(
+        self, did: Did | str, subject: str, *, latest: bool = False, timeout: float | None = None
+    ) -> Subscription:
+        """Return a subscription to a subject of a peer. Await it, or use it with `async with`.
+
+        Both wait until the publisher has accepted. While it is away, they try again with pauses.
+        If no address is known for it, they wait until it links to this node. Publications of the
+        subject that wait in the inbox, which a store has kept, come first.
+
+        Args:
+            did: The DID of the publisher, as a `Did` or its text.
+            subject: The subject: printable text in NFC, 1 to 255 bytes in UTF-8.
+            latest: Whether only the newest unread publication is kept, by default no. The others
+                are acknowledged without being read, and counted as `publications_replaced`.
+            timeout: Seconds to wait for the acceptance, 0 or more; by default no limit.
+
+        Raises:
+            ValueError, TypeError: an argument cannot be used. What awaiting it raises is at
+                `Subscription.open()`.
+        """
+        return self._topics.subscribe(did, subject, timeout, is_latest=latest)
+
+    async def publish(
+        self,
+        subject: str,
+        payload: BytesLike,
+        *,
+        priority: Priority | PriorityName = Priority.NORMAL,
+        payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
+        durable: bool = False,
+        deadline: Deadline = None,
+        until: Until = "queued",
+        timeout: float | None = None,
+        keep: bool = False,
+    ) -> Outcomes:
+        """Send a payload to each peer that is subscribed to a subject of this node.
+
+        All copies that can leave now have one signature. The others wait in the queues of their
+        peers, so a subscriber that reads slowly delays nobody. Nothing is raised for one
+        subscriber: `outcomes.failed` has those without a copy. Cancelling withdraws no copy.
+
+        Args:
+            subject: The subject: printable text in NFC, 1 to 255 bytes in UTF-8.
+            payload, priority, payload_type, deadline: as for `send()`.
+            durable: As for `send()`, but by default false.
+            until: The state to wait for, as for `send()`; by default "queued", without a wait.
+            timeout: Seconds to wait for it, 0 or more; by default no limit.
+            keep: Whether the node keeps the payload as the last value of the subject, by default
+                no. Then each new subscriber gets it first, until a later call for this subject.
+
+        Raises:
+            ValueError, TypeError: an argument cannot be used.
+            ClosedError: the node is not started, or is closed.
+            WrongContextError: the node belongs to another event loop or to a parent process.
+        """
+        self._check_here()
+        content = self._topics.content(
+            payload, priority, payload_type, subject, deadline, is_durable=durable
+        )
+        return await self._topics.publish(content, until, timeout, is_kept=keep)
+
+    async def send_all(
+        self,
+        to: Iterable[Did | str],
+        payload: BytesLike,
+        *,
+        priority: Priority | PriorityName = Priority.NORMAL,
+        payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
+        subject: str = "",
+        durable: bool = True,
+        deadline: Deadline = None,
+        until: Until | None = None,
+    ) -> Outcomes:
+        """Send a payload to several peers; wait until each copy reaches `until` or has failed.
+
+        All copies that can leave now have one signature. Nothing is raised for one peer, and no
+        peer is waited for to get room in its queue: `outcomes.failed` has those without a copy.
+        Without a deadline, a peer that is away is waited for until its copy is given up.
+        Cancelling stops the waiting and withdraws no copy.
+
+        Args:
+            to: The DIDs of the peers. One that is named twice gets one copy.
+            payload, priority, payload_type, subject, durable, deadline, until: as for `send()`.
+
+        Raises:
+            DidError, ValueError, TypeError: an argument cannot be used.
+            ClosedError: the node is not started, or is closed.
+            WrongContextError: the node belongs to another event loop or to a parent process.
+        """
+        self._check_here()
+        content = self._topics.content(
+            payload,
+            priority,
+            payload_type,
+            subject,
+            deadline,
+            is_durable=durable,
+            kind=Kind.MESSAGE,
+        )
+        return await self._topics.send_all(to, content, until)
+
+    async def mirror(
+        self, message: Message, subject: str | None = None, *, durable: bool = False
+    ) -> Outcomes:
+        """Publish the envelope of a received message, with the signature of its first sender.
+
+        The payload is `message.envelope.encode()`. A subscriber decodes it with
+        `SignedEnvelope.decode()`, and `verify()` proves who made it. The priority is that of the
+        message.
+
+        Args:
+            message: A message that this node has received.
+            subject: The subject; by default that of the message.
+            durable: As for `send()`, but by default false.
+
+        Raises:
+            ValueError: neither `subject` nor the message has a subject.
+            TypeError, ClosedError, WrongContextError: see `publish()`.
+        """
+        return await self.publish(
+            message.subject if subject is None else subject,
+            message.envelope.encode(),
+            priority=message.priority,
+            durable=durable,
+        )
 
     # -- silence --------------------------------------------------------------------

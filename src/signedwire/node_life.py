@@ -15,6 +15,7 @@ from signedwire.home import Bound
 from signedwire.identity import Identity
 from signedwire.messaging.handlers import Handlers
 from signedwire.messaging.requests import Requests
+from signedwire.messaging.topics import Topics
 from signedwire.outbox import DeadLetters, Outbox, open_store
 from signedwire.routing import RoutingTable
 from signedwire.sending import Sending
@@ -71,6 +72,7 @@ class NodeLife(Bound):
         self._sending = Sending(self._core, has_store=self._has_store)
         self._requests = Requests(self._core, self._sending)
         self._handlers = Handlers(self._core, self._sending, self._requests)
+        self._topics = Topics(self._core, self._sending, identity)
         self._dead = DeadLetters(self._core, self._sending.replace)
         self._has_started = False
         self._did_of = config.names.did_of

@@ -1,4 +1,4 @@
-"""The state of a node: its store, its evidence log, its peers, counters and events."""
+"""`NodeState`: the store and the evidence log of a node, its peers, counters and events."""
 
 from __future__ import annotations
 

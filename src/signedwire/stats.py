@@ -72,6 +72,10 @@ class TransportStats:
     of others. A reason that never occurred is absent."""
     inbox_messages: int = 0
     """Gauge. Received messages that the application has not taken yet."""
+    subscriptions_refused: int = 0
+    """Requests of peers to subscribe that this node refused: too many, or malformed."""
+    publications_replaced: int = 0
+    """Unread messages of subscriptions with `latest` that a newer one has replaced."""
     dial_failures: int = 0
     """Attempts to connect that failed."""
     reconnections: int = 0
@@ -340,9 +344,11 @@ class Counters:
     evictions: int
     messages_received: int
     messages_sent: int
+    publications_replaced: int
     reconnections: int
     rewritten: int
     send_failures: int
+    subscriptions_refused: int
 
     def __init__(self) -> None:
         for name in COUNTERS:

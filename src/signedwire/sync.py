@@ -40,6 +40,8 @@ from signedwire.errors import ClosedError, WrongContextError
 from signedwire.events import Event
 from signedwire.home import Bound
 from signedwire.identity import Identity
+from signedwire.messaging import subscription as aio_subscription
+from signedwire.messaging.outcomes import Outcomes
 from signedwire.metrics import Sample
 from signedwire.outbox import Letters, OutgoingRows, Receipts
 from signedwire.portal import Portal
@@ -48,7 +50,7 @@ from signedwire.stats import EvidenceHead, Health, PeerMap, PoolStats, Probe, Tr
 from signedwire.transport.network import Network
 from signedwire.types import Did, PayloadType, Priority, Target
 
-__all__ = ["DeadLetters", "Node", "Outbox", "as_completed"]
+__all__ = ["DeadLetters", "Node", "Outbox", "Subscription", "as_completed"]
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Callable[[Message], BytesLike | None])
@@ -291,6 +293,74 @@ class Node(Bound, instead="pass the path of its key file, and make another there
 
     # -- topics ---------------------------------------------------------------------
 
+    def subscribe(
+        self, did: Did | str, subject: str, *, latest: bool = False, timeout: float | None = None
+    ) -> Subscription:
+        """See `signedwire.Node.subscribe`; this waits until the publisher has accepted."""
+        return Subscription(
+            self._node.subscribe(did, subject, latest=latest, timeout=timeout), self._portal
+        )
+
+    def publish(
+        self,
+        subject: str,
+        payload: BytesLike,
+        *,
+        priority: Priority | PriorityName = Priority.NORMAL,
+        payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
+        durable: bool = False,
+        deadline: Deadline = None,
+        until: Until = "queued",
+        timeout: float | None = None,
+        keep: bool = False,
+    ) -> Outcomes:
+        """See `signedwire.Node.publish`; `outcomes.result()` waits for the copies."""
+        return self._portal.call(
+            lambda: self._node.publish(
+                subject,
+                payload,
+                priority=priority,
+                payload_type=payload_type,
+                durable=durable,
+                deadline=deadline,
+                until=until,
+                timeout=timeout,
+                keep=keep,
+            )
+        )
+
+    def send_all(
+        self,
+        to: Iterable[Did | str],
+        payload: BytesLike,
+        *,
+        priority: Priority | PriorityName = Priority.NORMAL,
+        payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
+        subject: str = "",
+        durable: bool = True,
+        deadline: Deadline = None,
+        until: Until | None = None,
+    ) -> Outcomes:
+        """See `signedwire.Node.send_all`. The node's thread iterates over `to`."""
+        return self._portal.call(
+            lambda: self._node.send_all(
+                to,
+                payload,
+                priority=priority,
+                payload_type=payload_type,
+                subject=subject,
+                durable=durable,
+                deadline=deadline,
+                until=until,
+            )
+        )
+
+    def mirror(
+        self, message: Message, subject: str | None = None, *, durable: bool = False
+    ) -> Outcomes:
+        """See `signedwire.Node.mirror`."""
+        return self._portal.call(lambda: self._node.mirror(message, subject, durable=durable))
+
     # -- silence --------------------------------------------------------------------
 
     @property
@@ -388,6 +458,68 @@ class Node(Bound, instead="pass the path of its key file, and make another there
 
     def __repr__(self) -> str:
         return repr(self._node)
+
+
+class Subscription(Bound, instead="subscribe again there"):
+    """A blocking `signedwire.Subscription`, which is open. Any thread may call its methods.
+
+    Use it as a context manager or call `close()`, and iterate over it. Several threads that read
+    it share the publications.
+    """
+
+    def __init__(self, subscription: aio_subscription.Subscription, portal: Portal) -> None:
+        self._subscription = subscription
+        self._portal = portal
+        portal.call(subscription.open)
+
+    @property
+    def publisher(self) -> Did:
+        """See `signedwire.Subscription.publisher`."""
+        return self._subscription.publisher
+
+    @property
+    def subject(self) -> str:
+        """See `signedwire.Subscription.subject`."""
+        return self._subscription.subject
+
+    @property
+    def is_open(self) -> bool:
+        """See `signedwire.Subscription.is_open`."""
+        return self._subscription.is_open
+
+    def receive(self, timeout: float | None = None) -> Message:
+        """See `signedwire.Subscription.receive`. Ctrl-C loses no publication."""
+        return self._subscription.reader.wait(as_seconds(timeout))
+
+    def __iter__(self) -> Iterator[Message]:
+        """Yield each publication as it comes, until `close()`."""
+        while True:
+            try:
+                message = self.receive()
+            except WrongContextError:
+                raise
+            except ClosedError:
+                return
+            yield message
+
+    def close(self) -> None:
+        """See `signedwire.Subscription.close`."""
+        with contextlib.suppress(ClosedError):  # the node was closed before
+            self._portal.call(self._subscription.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<sync.Subscription{repr(self._subscription)[len('<Subscription') :]}"
 
 
 class Outbox(Bound, instead="pass what its `list()` gave"):

@@ -155,7 +155,9 @@ class TestForgery:
 
 BAD: dict[str, bytes] = {
     "unknown kind": with_byte(body(), KIND, 5),
-    "control of a later version": with_byte(with_byte(body(), KIND, 4), CONTROL_TYPE, 3),
+    "charter": with_byte(with_byte(body(), KIND, 4), CONTROL_TYPE, 3),
+    "succession": with_byte(with_byte(body(), KIND, 4), CONTROL_TYPE, 4),
+    "file": with_byte(with_byte(body(), KIND, 4), CONTROL_TYPE, 5),
     "control without a type": with_byte(body(), KIND, 4),
     "control type of a message": with_byte(body(), CONTROL_TYPE, 1),
     "control type of a reply": with_byte(reply(), CONTROL_TYPE, 5),

@@ -29,6 +29,8 @@
   both. `accepted`: the last accepted messages of a lane.
 - `receipt`: the states of a sent message, and its end. `receipted_batch`: the parts of receipt
   proofs that the receipts of one batch share. `advice`: hints for its errors.
+- `consumers`: parts of the node that take received messages by kind. `subscribers`: the peers that
+  are subscribed to subjects of this node. `subscriptions`: those of this node to others.
 - `deadlines`: deadlines in headers, and the clocks that they follow.
 - `dial_history`: the past attempts to one address, and what they mean for the next one.
   `backoff`: pauses before the next attempt.

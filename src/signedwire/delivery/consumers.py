@@ -1,4 +1,4 @@
-"""Routes received messages that are of another kind than `Kind.MESSAGE` to a part of the node.
+"""Parts of the node that take received messages of other kinds than `Kind.MESSAGE`.
 
     reply          the call that waits for it
     request        the handler of its subject

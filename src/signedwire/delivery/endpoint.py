@@ -175,6 +175,8 @@ class Endpoint:
             # Before anything is written: a message that ends here might arrive twice.
             session.end_unknown(hello)
             session.announce(link)
+            for watcher in self.context.link_watchers:
+                watcher.linked(session.did)
             link.pump()
 
     def link_closed(
@@ -219,6 +221,8 @@ class Endpoint:
         is_fault = not ended.is_excused and (link.state.has_progress or not link.state.is_dialed)
         cause = cause.prefixed("the link ended before an answer came: ")
         self._requeue_unanswered(session, is_fault=is_fault, cause=cause)
+        for watcher in self.context.link_watchers:
+            watcher.unlinked(session.did)
 
     def on_receipts(self, session: PeerSession, receipts: Receipts) -> bool:
         """Apply signed receipts; return whether a message was waiting for one."""

@@ -29,6 +29,7 @@ from signedwire.errors import ClosedError, SignatureError
 from signedwire.home import Bound
 from signedwire.identity import Identity
 from signedwire.types import (
+    ControlType,
     DeliveryState,
     Did,
     Kind,
@@ -44,6 +45,7 @@ from signedwire.wire.header import (
     V1_HEADER_SIZE,
     VOLATILE,
     complete_v2_body,
+    control_type_of,
     epoch_of,
     expiry_of,
     is_durable,
@@ -371,6 +373,11 @@ class IncomingMessage(Message):
         # The store has a row to remove. Of a volatile request, the reply tells as much.
         if self.durable and not is_acked and self.origin is not None:
             self.origin.acked(self)
+
+    @property
+    def control_type(self) -> ControlType:
+        """The type of a control message."""
+        return control_type_of(self._body)
 
     def keep_path(self, path: MerklePath, overhead: int) -> None:
         """Note that the message is a copy, with this path in place of the leaves of a batch.

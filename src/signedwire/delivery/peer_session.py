@@ -97,6 +97,7 @@ class PeerSession:
         "link",
         "resolved",
         "return_timer",
+        "seen_at",
         "since",
         "weight",
         "wire",
@@ -130,6 +131,8 @@ class PeerSession:
         """The timer of `wait_for_return()`; `None`: it does not run."""
         self.since = clock.monotonic()
         """Instant at which the last link ended, or this session was made; monotonic clock."""
+        self.seen_at: float | None = None
+        """Instant at which the last link ended; monotonic clock. `None`: there was no link."""
         self.last_error: Cause | None = None
         """The cause of the end of the last link."""
         self.last_error_at: float | None = None
@@ -365,7 +368,7 @@ class PeerSession:
         self._host.log.info(text, self.did, link.address, cause, extra=extra)
         if was_used:
             self._host.emit(PeerDisconnected(self.did, str(cause), cause.kind))
-            self.since = clock.monotonic()
+            self.since = self.seen_at = clock.monotonic()
             self.last_error, self.last_error_at = cause, self.since
         return EndedLink(was_used, is_excused)
 

@@ -12,16 +12,19 @@ from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple, Protocol
 
 from signedwire.logs import FATAL, EventLog, fields
-from signedwire.types import Did, PayloadType, Priority, Reason, known_did
+from signedwire.types import ControlType, Did, Kind, PayloadType, Priority, Reason, known_did
 from signedwire.wire.header import (
     MAX_PAYLOAD_TYPE,
     PAYLOAD_TYPE,
     PRIORITY,
     V1_HEADER_SIZE,
+    control_type_of,
     expiry_of,
+    kind_of,
     payload_start,
     recipient_of,
     sender_of,
+    subject_of,
 )
 from signedwire.wire.link_frames import REASON_CODES
 
@@ -44,6 +47,12 @@ class MessageHeader(NamedTuple):
     """Size of the payload in bytes."""
     expires_at: float | None
     """The deadline: Unix time in seconds; `None`: the message has none."""
+    kind: Kind = Kind.MESSAGE
+    """The kind of the message; every v1 message is `Kind.MESSAGE`."""
+    subject: str = ""
+    """The subject of the message; empty in v1. It may have characters that are not printable."""
+    control_type: ControlType | None = None
+    """The type of a control message: SUBSCRIBE or UNSUBSCRIBE, for its subject. Else `None`."""
 
 
 class AdmissionContext(NamedTuple):
@@ -162,6 +171,7 @@ def header_of(body: bytes, *, is_v2: bool = False) -> MessageHeader:
         is_v2: Whether the message came by v2.
     """
     expires_at_us = expiry_of(body) if is_v2 else None
+    kind = kind_of(body) if is_v2 else Kind.MESSAGE
     return MessageHeader(
         known_did(sender_of(body)),
         known_did(recipient_of(body)),
@@ -169,4 +179,7 @@ def header_of(body: bytes, *, is_v2: bool = False) -> MessageHeader:
         PayloadType(min(body[PAYLOAD_TYPE], MAX_PAYLOAD_TYPE)),
         len(body) - (payload_start(body) if is_v2 else V1_HEADER_SIZE),
         None if expires_at_us is None else expires_at_us / 1e6,
+        kind,
+        subject_of(body) if is_v2 else "",
+        control_type_of(body) if kind is Kind.CONTROL else None,
     )

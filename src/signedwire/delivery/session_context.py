@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from signedwire.delivery.access import AccessList
 from signedwire.delivery.consumers import Consumers
@@ -19,7 +20,17 @@ from signedwire.delivery.ports import EvidencePort, Host, InboxStore, OutboxStor
 from signedwire.delivery.receipt import Receipt
 from signedwire.types import Did, PayloadType
 
-__all__ = ["SessionContext"]
+__all__ = ["LinkWatcher", "SessionContext"]
+
+
+class LinkWatcher(Protocol):
+    """A part of the node that acts when the link of a peer opens or ends. In the loop."""
+
+    def linked(self, did: Did) -> None:
+        """Note that the link of a peer is open; what is queued here leaves first over it."""
+
+    def unlinked(self, did: Did) -> None:
+        """Note that the link of a peer has ended, and that no other one replaces it."""
 
 
 class SessionContext:
@@ -50,6 +61,7 @@ class SessionContext:
         "inbox",
         "inbox_store",
         "known",
+        "link_watchers",
         "on_progress",
         "policies",
         "reply",
@@ -80,6 +92,8 @@ class SessionContext:
         """The requests of this node that wait for a reply."""
         self.reply: Callable[[IncomingMessage, bytes, PayloadType], Receipt] = _no_reply
         """Queues the reply to a request. Any thread."""
+        self.link_watchers: list[LinkWatcher] = []
+        """Are told when the link of a peer opens or ends."""
         self.store = store
         self.inbox_store = inbox_store
         self._memory = NullStore(host)

@@ -101,9 +101,9 @@ class NodeCore:
         self._further_steps: list[tuple[str, Callable[[], Any]]] = []
 
     def at_end(self, what: str, step: Callable[[], Any]) -> None:
-        """Call `step`, a function or coroutine function, at the end, before the links close.
+        """Call `step`, a function or coroutine function, at the end, before the inbox closes.
 
-        `what` describes the step for the log.
+        For parts that are built on messages. `what` describes the step for the log.
         """
         self._further_steps.append((what, step))
 
@@ -218,12 +218,12 @@ class NodeCore:
         is_cancelled = await next_turn()  # for calls of other threads in the loop's queue
         steps: list[tuple[str, Callable[[], Any] | None]] = [
             ("ending the watch of the clock", None if watch is None else watch.end),
-            *self._further_steps,
             ("closing the links", self.endpoint.close_links),
             ("ending the dialers", lambda: self.dialers.end(deadline)),
             ("closing the evidence log", lambda: self.files.close_evidence(deadline)),
             ("closing the inbound connections", self.acceptor.end),
             ("ending the checks of v1 frames", None if v1 is None else v1.end),
+            *self._further_steps,
             ("closing the inbox", self.reader.close),
             ("ending the threads of v1", None if v1 is None else v1.shut_down),
             ("aborting the closing connections", runtime.lingering.abort_all),

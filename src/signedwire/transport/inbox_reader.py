@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from signedwire.clock import monotonic
 from signedwire.delivery.endpoint import Endpoint
+from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import IncomingMessage, Message
 from signedwire.delivery.receipt import future_waker
 from signedwire.errors import ClosedError, WrongContextError
@@ -25,13 +26,22 @@ class InboxReader:
     Args:
         runtime: The surroundings of the parts of the node.
         endpoint: The sessions of all peers.
+        inbox: The inbox; by default that of the endpoint.
+        check: Raises if no further message can come, also while the node is open.
     """
 
-    def __init__(self, runtime: Runtime, endpoint: Endpoint) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        endpoint: Endpoint,
+        inbox: Inbox | None = None,
+        check: Callable[[], None] | None = None,
+    ) -> None:
         self._runtime = runtime
         self._access = endpoint.access
         self._denied = endpoint.denials
-        self._inbox = endpoint.inbox
+        self._inbox = endpoint.inbox if inbox is None else inbox
+        self._check = check or _nothing
         self._acks_at_once = runtime.config.ack == "auto"
         self._turns = Turns()
 
@@ -49,6 +59,7 @@ class InboxReader:
             return message
         home = self._runtime.home
         home.check_open()
+        self._check()
         if timeout == 0:
             raise no_message(timeout)
         loop = asyncio.get_running_loop()
@@ -56,6 +67,7 @@ class InboxReader:
             async with asyncio.timeout(timeout):
                 while True:
                     home.check_open()
+                    self._check()
                     arrived = loop.create_future()
                     wake = future_waker(loop, arrived)
                     if self._inbox.when_filled(wake):
@@ -119,6 +131,7 @@ class InboxReader:
                 return message
             if not self._runtime.is_open:
                 raise ClosedError("closed, and no message is left")
+            self._check()
             left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
                 return None
@@ -182,3 +195,7 @@ class InboxReader:
 def no_message(timeout: float | None) -> TimeoutError:
     """Return the error for a caller whose time has passed."""
     return TimeoutError(f"no message came within {timeout} s")
+
+
+def _nothing() -> None:
+    """Do nothing."""

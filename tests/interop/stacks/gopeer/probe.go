@@ -255,7 +255,7 @@ var probes = []probe{
 		return c.raw(func(body []byte) { body[4] = 8 })
 	}},
 	{"a control message", "refused 7", func(c *caller) string {
-		return c.ask(func(e *envelope) { e.kind, e.control = 4, 1 })
+		return c.ask(func(e *envelope) { e.kind, e.control = 4, 3 })
 	}},
 	{"a message with a control type", "refused 7", func(c *caller) string {
 		return c.ask(func(e *envelope) { e.control = 1 })
