@@ -42,7 +42,8 @@ Modules for users:
 
 Modules for the others:
 
-- `sending`: how a node sends; `portal`: how threads call a node.
+- `sending`: how a node sends; `subjects`: the defaults of the messages of a subject;
+  `portal`: how threads call a node.
 - `options`, `contradictions`, `config_changes`: checks and types of options; `arguments`: checks
   of arguments.
 - `environment`: variables, and folders of this user; `files`, `folders`: opening files, and making
@@ -132,6 +133,7 @@ from signedwire.stats import (
 )
 from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.blocking import MemoryTransport, TcpTransport
+from signedwire.subjects import SubjectOptions
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.network import (
     Listener,
@@ -272,6 +274,7 @@ __all__ = [
     "TcpTransport",
     "TransportConfig",
     "TransportError",
+    "SubjectOptions",
     "TransportStats",
     "UnknownPeerError",
     "UnixNetwork",

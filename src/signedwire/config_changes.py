@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable
 from typing import Literal, TypedDict
 
+from signedwire.subjects import Subjects
 from signedwire.types import Did, SignaturePolicy, Target
 
 __all__ = ["ConfigChanges"]
@@ -43,6 +44,7 @@ class ConfigChanges(TypedDict, total=False):
     max_unproven_per_host: int
     send_queue_limit: int
     critical_reserve: int
+    subjects: Subjects
     inbox_limit: int
     max_frame_size: int
     max_v1_payload_size: int

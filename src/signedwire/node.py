@@ -20,7 +20,6 @@ from signedwire.arguments import (
     as_did,
     as_seconds,
     check_payloads,
-    due_at,
 )
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
@@ -67,10 +66,11 @@ class Node(NodeState):
         to: Did | str,
         payload: BytesLike,
         *,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
-        durable: bool = True,
+        durable: bool | None = None,
+        latest: str | bool | None = None,
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> Receipt:
@@ -84,19 +84,25 @@ class Node(NodeState):
             to: The DID of the peer, as a `Did` or its text.
             payload: At most `max_payload_size` bytes; to a v1 peer, `max_v1_payload_size`.
             priority: The lane, as a `Priority` or its name in lower case; messages of a higher
-                lane are sent first. By default NORMAL.
+                lane are sent first. By default that of the subject, else NORMAL.
             payload_type: The type that the peer's application sees, as a `PayloadType` or its
                 name in lower case, such as "robot_command"; by default RAW.
             subject: What the message is about, for the peer's application: printable text in
                 NFC, at most 255 bytes in UTF-8; by default empty. A v1 peer does not see it.
             durable: Whether stores keep the message: that of this node until it is accepted,
-                and that of the peer until it is handled; by default true. A volatile message
-                waits for no disk on either side. It is lost if one of the two nodes ends first.
-            deadline: When the message expires; by default never. An expired message is
-                neither sent nor given to the peer's application, and this raises. A number of
-                seconds or a `timedelta`, more than 0 and up to 30 years, does not depend on
-                the wall clock and includes time in suspension. A `datetime` with a time zone
-                follows the wall clock.
+                and that of the peer until it is handled. By default that of the subject, else
+                true, but false if `latest` is given. A volatile message waits for no disk on
+                either side. It is lost if one of the two nodes ends first.
+            latest: A key of 1 to 255 bytes in UTF-8; True means the empty key. The message takes
+                the place of one that waits in the queue with the same recipient, subject,
+                priority and key. The older message fails with `Reason.REPLACED`. A message that
+                was written is not replaced. By default that of the subject, else none; False
+                means none. `latest` needs a volatile message.
+            deadline: When the message expires; by default that of the subject, else never. An
+                expired message is neither sent nor given to the peer's application, and this
+                raises. A number of seconds or a `timedelta`, more than 0 and up to 30 years,
+                does not depend on the wall clock and includes time in suspension. A `datetime`
+                with a time zone follows the wall clock.
             until: The state to wait for; by default "persisted" for a durable message of a node
                 with a store, else "accepted".
                 In "queued", the message waits in memory; in "persisted", it is on the disk. In
@@ -117,15 +123,17 @@ class Node(NodeState):
             WrongContextError: the node belongs to another event loop or to a parent process.
         """
         self._check_here()
-        level = self._sending.level(until, is_durable=durable)
+        choice = self._sending.choose(subject, priority, durable, deadline, latest)
+        level = self._sending.level(until, is_durable=choice.is_durable)
         (message,) = self._sending.messages(
             as_did(to),
-            priority,
+            choice.priority,
             payload_type,
-            due_at(deadline),
+            choice.expires_at,
             (payload,),
             subject=subject,
-            is_durable=durable,
+            is_durable=choice.is_durable,
+            latest=choice.latest,
         )
         return await self._sending.send(message, level)
 
@@ -134,10 +142,11 @@ class Node(NodeState):
         to: Did | str,
         payload: BytesLike,
         *,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
-        durable: bool = True,
+        durable: bool | None = None,
+        latest: str | bool | None = None,
         deadline: Deadline = None,
     ) -> Receipt:
         """Queue a message and return at once; `receipt.wait()` waits for its states.
@@ -151,12 +160,14 @@ class Node(NodeState):
         """
         (message,) = self._sending.messages(
             as_did(to),
-            priority,
+            choice.priority,
             payload_type,
-            due_at(deadline),
+        choice = self._sending.choose(subject, priority, durable, deadline, latest)
+            choice.expires_at,
             (payload,),
             subject=subject,
-            is_durable=durable,
+            is_durable=choice.is_durable,
+            latest=choice.latest,
         )
         self._core.endpoint.submitter.submit(message, message.payload_size)
         return message
@@ -166,10 +177,10 @@ class Node(NodeState):
         to: Did | str,
         payloads: Iterable[BytesLike],
         *,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
-        durable: bool = True,
+        durable: bool | None = None,
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> list[Receipt]:
@@ -187,7 +198,8 @@ class Node(NodeState):
             to: The DID of the peer, as a `Did` or its text.
             payloads: Any iterable; the node reads on as the queue gets room.
             priority, payload_type, subject, durable, deadline, until: as for `send()`, for all
-                messages. The deadline counts from the call.
+                messages. The deadline counts from the call. The messages do not replace each
+                other, whatever `latest` of the subject is.
 
         Raises:
             The error of the first message that failed, as `send()` raises it, once every
@@ -196,10 +208,11 @@ class Node(NodeState):
                 has the receipts of all queued messages, in order.
         """
         self._check_here()
-        level, did = self._sending.level(until, is_durable=durable), as_did(to)
-        check_payloads(payloads)
         # The deadline is read once, so queueing does not extend that of the later messages.
-        options = (priority, payload_type, due_at(deadline))
+        choice = self._sending.choose(subject, priority, durable, deadline, False)
+        level, did = self._sending.level(until, is_durable=choice.is_durable), as_did(to)
+        check_payloads(payloads)
+        options = (choice.priority, payload_type, choice.expires_at)
         is_bulk = level is not DeliveryState.HANDLED
         make = partial(
             self._sending.messages,
@@ -207,7 +220,7 @@ class Node(NodeState):
             *options,
             subject=subject,
             is_bulk=is_bulk,
-            is_durable=durable,
+            is_durable=choice.is_durable,
         )
         return await self._sending.send_many(did, payloads, make, level)
 

@@ -144,10 +144,11 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         to: Did | str,
         payload: BytesLike,
         *,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
-        durable: bool = True,
+        durable: bool | None = None,
+        latest: str | bool | None = None,
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> Receipt:
@@ -164,16 +165,18 @@ class Node(Bound, instead="pass the path of its key file, and make another there
                 until=until,
             )
         )
+                latest=latest,
 
     def send_nowait(
         self,
         to: Did | str,
         payload: BytesLike,
         *,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
-        durable: bool = True,
+        durable: bool | None = None,
+        latest: str | bool | None = None,
         deadline: Deadline = None,
     ) -> Receipt:
         """See `signedwire.Node.send_nowait`; `receipt.result()` waits for the outcome."""
@@ -188,14 +191,15 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         )
 
     def send_many(
+            latest=latest,
         self,
         to: Did | str,
         payloads: Iterable[BytesLike],
         *,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
-        durable: bool = True,
+        durable: bool | None = None,
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> list[Receipt]:

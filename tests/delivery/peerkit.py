@@ -170,6 +170,10 @@ class FakeHost:
         by_reason[reason] += count
         self.drop(reason, did, count=count)
 
+    def drop_replaced(self, did: Did, by_reason: Counter[Reason], count: int = 1) -> None:
+        self.counters.replaced += count
+        by_reason[Reason.REPLACED] += count
+
     def emit(self, event: Event) -> None:
         self.events.append(event)
 

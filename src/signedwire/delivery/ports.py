@@ -129,6 +129,12 @@ class Host(Protocol):
         Any thread. `by_reason` is the counter of the peer's own drops.
         """
 
+    def drop_replaced(self, did: Did, by_reason: Counter[Reason], count: int = 1) -> None:
+        """Count messages to a peer that newer ones have replaced. Any thread.
+
+        `by_reason` is the counter of the peer's own drops. There is no event.
+        """
+
     def emit(self, event: Event) -> None:
         """Put an event into `Node.events()`."""
 
@@ -273,6 +279,9 @@ class MessageQueue(Protocol):
 
     def when_room(self, wake: Callable[[], None], *, is_durable: bool) -> bool:
         """Call `wake` once, when half of the slots are empty; `False` if they are already.
+
+    def end_replaced(self, messages: Sequence[OutgoingMessage]) -> None:
+        """End messages that have left the queue for newer ones with their keys. Any thread."""
 
         Those are the slots for durable messages, or for volatile ones.
         """

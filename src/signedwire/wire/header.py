@@ -111,7 +111,7 @@ _CONTROL: Final = int(Kind.CONTROL)
 HANDLED_CONTROLS: Final = frozenset(
     _CONTROL + (type_ << 8) for type_ in (ControlType.SUBSCRIBE, ControlType.UNSUBSCRIBE)
 )
-"""The control messages that this version handles, by the number that `unpack_v2` has for the kind."""
+"""The control messages that this version handles, by the number of the kind in `unpack_v2`."""
 
 MESSAGE_ID_SIZE: Final = 16
 _SEQUENCE: Final = 24
