@@ -27,6 +27,7 @@ Packages:
 - `delivery`: decisions: queues, receipts, order, policies; the store.
 - `evidence`: the evidence log: its chain of hashes, and its files.
 - `transport`: drivers: links, TLS, networks, dialers, the listener; the v1 wire.
+- `messaging`: features above single messages: silence of peers, the age of messages.
 - `payloads`: the typed messages of the v1 network (an extra).
 - `cli`: the command line (an extra). `bench`: its command `bench`.
 
@@ -115,6 +116,7 @@ from signedwire.events import (
 )
 from signedwire.identity import Identity
 from signedwire.keysources import load_identity
+from signedwire.messaging.silence import Silence, SilenceCallback, SilenceWatch
 from signedwire.metrics import Distribution, Metric, MetricKind, Sample
 from signedwire.node import Node
 from signedwire.outbox import DeadLetters, Outbox
@@ -131,9 +133,9 @@ from signedwire.stats import (
     Probe,
     TransportStats,
 )
+from signedwire.subjects import SubjectOptions
 from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.blocking import MemoryTransport, TcpTransport
-from signedwire.subjects import SubjectOptions
 from signedwire.transport.memory import MemoryNetwork
 from signedwire.transport.network import (
     Listener,
@@ -258,6 +260,9 @@ __all__ = [
     "SignatureError",
     "SignedEnvelope",
     "SignedWireError",
+    "Silence",
+    "SilenceCallback",
+    "SilenceWatch",
     "SocketAddress",
     "Step",
     "StoreCorruptError",
@@ -269,12 +274,12 @@ __all__ = [
     "StoreStats",
     "StoreVersionError",
     "Stream",
+    "SubjectOptions",
     "Target",
     "TcpNetwork",
     "TcpTransport",
     "TransportConfig",
     "TransportError",
-    "SubjectOptions",
     "TransportStats",
     "UnknownPeerError",
     "UnixNetwork",

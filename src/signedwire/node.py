@@ -8,8 +8,9 @@ async with Node(identity, config, routing) as node:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
+from typing import overload
 
 from signedwire.arguments import (
     BytesLike,
@@ -23,8 +24,11 @@ from signedwire.arguments import (
 )
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
+from signedwire.home import Phase
+from signedwire.messaging.silence import SilenceCallback, SilenceWatch, limit_of
+from signedwire.messaging.within import age, check_within
 from signedwire.node_state import NodeState
-from signedwire.types import DeliveryState, Did, PayloadType, Priority
+from signedwire.types import DeliveryState, Did, PayloadType, Priority, Reason
 
 __all__ = ["Deadline", "Node"]
 
@@ -158,11 +162,11 @@ class Node(NodeState):
             UnknownPeerError, NotAllowedError, PayloadTooLargeError, StoreFullError,
                 ClosedError, WrongContextError: see `send()`.
         """
+        choice = self._sending.choose(subject, priority, durable, deadline, latest)
         (message,) = self._sending.messages(
             as_did(to),
             choice.priority,
             payload_type,
-        choice = self._sending.choose(subject, priority, durable, deadline, latest)
             choice.expires_at,
             (payload,),
             subject=subject,
@@ -268,3 +272,84 @@ class Node(NodeState):
     # -- topics ---------------------------------------------------------------------
 
     # -- silence --------------------------------------------------------------------
+
+    @overload
+    def on_silence(
+        self, did: Did | str, after: float, callback: SilenceCallback
+    ) -> SilenceWatch: ...
+
+    @overload
+    def on_silence(
+        self, did: Did | str, after: float, callback: None = None
+    ) -> Callable[[SilenceCallback], SilenceWatch]: ...
+
+    def on_silence(
+        self, did: Did | str, after: float, callback: SilenceCallback | None = None
+    ) -> SilenceWatch | Callable[[SilenceCallback], SilenceWatch]:
+        """Call a function when nothing was heard from a peer for so long.
+
+        The function is called once for each silence, at the limit or up to 100 ms later, and
+        again for the next silence after the peer was heard. Every valid frame over a link with
+        the proven DID counts as heard. The node sends PINGs to a quiet peer, so a peer that
+        lives is not reported. A peer that was never heard counts from this call, or from the
+        start of the node. This call dials nobody: only a link brings a peer to be heard.
+
+        Call this in the event loop of the node, or before its start. Without `callback` it is
+        a decorator: `@node.on_silence(did, 0.5)`. The watch ends with `watch.cancel()`, or with
+        the node.
+
+        Args:
+            did: The DID of the peer, as a `Did` or its text.
+            after: The limit in seconds, from 0.1 to 86,400. It should be at least three times
+                the round trip to the peer.
+            callback: A function or coroutine function that takes a `Silence`. It runs in the
+                event loop of the node. An exception in it is logged, and the watch goes on.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be used.
+            ClosedError: the node is closed.
+            WrongContextError: the node belongs to another event loop or to a parent process.
+        """
+        home = self._core.runtime.home
+        if home.phase is not Phase.NEW:
+            self._check_here()
+        peer, limit = as_did(did, "peer"), limit_of(after)
+        if callback is None:
+            return partial(self._silences.add, peer, limit)
+        return self._silences.add(peer, limit, callback)
+
+    def age(self, message: Message) -> float | None:
+        """Return the seconds since the sender called `send()`, by our clock. Any thread may call.
+
+        The difference of the two clocks, as PINGs have measured it, is taken into account.
+
+        Args:
+            message: A message that this node has received.
+
+        Returns:
+            The age, 0 or more. `None`: it is not known, because no link to the sender is open,
+            its clock is not measured yet, or a clock was set.
+        """
+        return age(self._core.endpoint, message)
+
+    def check_within(self, message: Message, limit: float) -> Reason | None:
+        """Return why a message is too old to act on; `None`: it is in time. Any thread may call.
+
+        The limit holds for the age since the sender called `send()`, whatever deadline the
+        sender has given; a deadline that has passed counts too. The clock offset of the link
+        is used if it is exact enough: its bound must be at most 50 ms, or a quarter of the
+        limit. The bound always counts as age. Right after a link has opened, the offset is not
+        known for one round trip.
+
+        Args:
+            message: A message that this node has received.
+            limit: The greatest age in seconds, 0 or more.
+
+        Returns:
+            `None`, `Reason.EXPIRED`, or `Reason.CLOCK_UNKNOWN` if the age is not known well
+            enough. `message.nack()` takes the reason.
+
+        Raises:
+            TypeError, ValueError: `limit` is not a number of seconds, 0 or more.
+        """
+        return check_within(self._core.endpoint, message, limit)

@@ -13,6 +13,7 @@ from signedwire.delivery.policy import Policy, check_policy
 from signedwire.errors import ClosedError
 from signedwire.home import Bound
 from signedwire.identity import Identity
+from signedwire.messaging.silence import Silences
 from signedwire.outbox import DeadLetters, Outbox, open_store
 from signedwire.routing import RoutingTable
 from signedwire.sending import Sending
@@ -68,6 +69,8 @@ class NodeLife(Bound, instead="pass the path of its key file, and make another t
         self._outbox = Outbox(self._core)
         self._sending = Sending(self._core, has_store=self._has_store)
         self._dead = DeadLetters(self._core, self._sending.replace)
+        self._silences = Silences(self._core.runtime, self._core.endpoint)
+        self._core.on_open, self._core.on_end = self._silences.begin, self._silences.end
         self._has_started = False
 
     # -- life -------------------------------------------------------------------

@@ -12,11 +12,14 @@ Any thread may call.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import inspect
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+from functools import partial
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, overload
 
 from signedwire import node as aio
 from signedwire import outbox as aio_outbox
@@ -39,13 +42,14 @@ from signedwire.errors import ClosedError, WrongContextError
 from signedwire.events import Event
 from signedwire.home import Bound
 from signedwire.identity import Identity
+from signedwire.messaging.silence import Silence, SilenceCallback, SilenceWatch
 from signedwire.metrics import Sample
 from signedwire.outbox import Letters, OutgoingRows, Receipts
 from signedwire.portal import Portal
 from signedwire.routing import RoutingTable
 from signedwire.stats import EvidenceHead, Health, PeerMap, PoolStats, Probe, TransportStats
 from signedwire.transport.network import Network
-from signedwire.types import Did, PayloadType, Priority, Target
+from signedwire.types import Did, PayloadType, Priority, Reason, Target
 
 __all__ = ["DeadLetters", "Node", "Outbox", "as_completed"]
 
@@ -161,11 +165,11 @@ class Node(Bound, instead="pass the path of its key file, and make another there
                 payload_type=payload_type,
                 subject=subject,
                 durable=durable,
+                latest=latest,
                 deadline=deadline,
                 until=until,
             )
         )
-                latest=latest,
 
     def send_nowait(
         self,
@@ -187,11 +191,11 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             payload_type=payload_type,
             subject=subject,
             durable=durable,
+            latest=latest,
             deadline=deadline,
         )
 
     def send_many(
-            latest=latest,
         self,
         to: Did | str,
         payloads: Iterable[BytesLike],
@@ -242,6 +246,47 @@ class Node(Bound, instead="pass the path of its key file, and make another there
     # -- topics ---------------------------------------------------------------------
 
     # -- silence --------------------------------------------------------------------
+
+    @overload
+    def on_silence(
+        self, did: Did | str, after: float, callback: SilenceCallback
+    ) -> SilenceWatch: ...
+
+    @overload
+    def on_silence(
+        self, did: Did | str, after: float, callback: None = None
+    ) -> Callable[[SilenceCallback], SilenceWatch]: ...
+
+    def on_silence(
+        self,
+        did: Did | str,
+        after: float,
+        callback: SilenceCallback | None = None,
+    ) -> SilenceWatch | Callable[[SilenceCallback], SilenceWatch]:
+        """See `signedwire.Node.on_silence`. The callback runs in a thread of its own pool."""
+        if callback is None:
+            return partial(self._watch, did, after)
+        return self._watch(did, after, callback)
+
+    def _watch(self, did: Did | str, after: float, callback: SilenceCallback) -> SilenceWatch:
+        if not callable(callback) or inspect.iscoroutinefunction(callback):
+            raise TypeError("the callback of a sync.Node is a plain function that takes a Silence")
+
+        async def call(silence: Silence) -> None:
+            await asyncio.to_thread(callback, silence)
+
+        async def watch() -> SilenceWatch:
+            return self._node.on_silence(did, after, call)
+
+        return self._portal.call(watch)
+
+    def age(self, message: Message) -> float | None:
+        """See `signedwire.Node.age`."""
+        return self._node.age(message)
+
+    def check_within(self, message: Message, limit: float) -> Reason | None:
+        """See `signedwire.Node.check_within`."""
+        return self._node.check_within(message, limit)
 
     @property
     def outbox(self) -> Outbox:

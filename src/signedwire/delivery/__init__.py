@@ -27,7 +27,8 @@
   both. `accepted`: the last accepted messages of a lane.
 - `receipt`: the states of a sent message, and its end. `receipted_batch`: the parts of receipt
   proofs that the receipts of one batch share. `advice`: hints for its errors.
-- `deadlines`: deadlines in headers, and the clocks that they follow.
+- `deadlines`: deadlines in headers, and the clocks that they follow. `age`: how old a message is.
+- `silence`: when a watched peer counts as silent.
 - `dial_history`: the past attempts to one address, and what they mean for the next one.
   `backoff`: pauses before the next attempt.
 - `bounded_memory`: a map and a set that forget their oldest keys.

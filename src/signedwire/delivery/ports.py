@@ -171,6 +171,10 @@ class LinkStatePort(Protocol):
         """Seconds between PING and PONG; `None`: not measured yet."""
 
     @property
+    def heard_at(self) -> float:
+        """When the last frame of the peer came, by the clock of the event loop."""
+
+    @property
     def clock_offset(self) -> ClockOffset | None:
         """How far the peer's clock is from ours now; `None`: not measured lately."""
 
@@ -238,6 +242,9 @@ class LinkPort(Protocol):
             answers: The answers.
         """
 
+    def ping_every(self, seconds: float | None) -> None:
+        """Send a PING whenever no frame has come for so long; `None`: as usual."""
+
     def note_arrivals(self, new: int, repeats: int) -> None:
         """Count the new messages of a batch, and the others."""
 
@@ -273,15 +280,15 @@ class MessageQueue(Protocol):
     def give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
         """End a message, with the reason and cause in its receipt."""
 
+    def end_replaced(self, messages: Sequence[OutgoingMessage]) -> None:
+        """End messages that have left the queue for newer ones with their keys. Any thread."""
+
     @property
     def dropped(self) -> Counter[Reason]:
         """Messages to the peer that were given up or refused, by reason."""
 
     def when_room(self, wake: Callable[[], None], *, is_durable: bool) -> bool:
         """Call `wake` once, when half of the slots are empty; `False` if they are already.
-
-    def end_replaced(self, messages: Sequence[OutgoingMessage]) -> None:
-        """End messages that have left the queue for newer ones with their keys. Any thread."""
 
         Those are the slots for durable messages, or for volatile ones.
         """

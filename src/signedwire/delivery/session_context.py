@@ -14,6 +14,7 @@ from signedwire.delivery.log_limiter import LogLimiter
 from signedwire.delivery.null_store import NullStore
 from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import EvidencePort, Host, InboxStore, OutboxStore
+from signedwire.delivery.silence import WatchedPeers
 from signedwire.types import Did
 
 __all__ = ["SessionContext"]
@@ -51,6 +52,7 @@ class SessionContext:
         "policies",
         "store",
         "us",
+        "watched",
     )
 
     def __init__(
@@ -71,6 +73,8 @@ class SessionContext:
         self.inbox = inbox
         self.consumers = Consumers()
         """Take received messages before the inbox, by kind."""
+        self.watched = WatchedPeers()
+        """The peers whose silence is watched."""
         self.store = store
         self.inbox_store = inbox_store
         self._memory = NullStore(host)

@@ -95,6 +95,10 @@ class NodeCore:
         self.acceptor = Acceptor(runtime, self.endpoint, new_receiver)
         self.reader = InboxReader(runtime, self.endpoint)
         self.prober = Prober(runtime, self.endpoint)
+        self.on_open: Callable[[], None] = _nothing
+        """Called when the node is open."""
+        self.on_end: Callable[[], None] = _nothing
+        """Called when the parts of the node end."""
         self._start: NodeStart | None = None
         self._clock_watch: ClockWatch | None = None
         self._has_ended = NodeEnd(runtime.home)
@@ -143,6 +147,7 @@ class NodeCore:
         runtime.routing.watch(runtime.on_routes)
         self.files.start_sending()
         runtime.home.phase = Phase.OPEN
+        self.on_open()
 
     def _fit_limits(self) -> None:
         """Lower the limits of connections to the descriptors that the process may open."""
@@ -209,6 +214,7 @@ class NodeCore:
         runtime.is_open = False
         is_cancelled = await next_turn()  # for calls of other threads in the loop's queue
         steps: list[tuple[str, Callable[[], Any] | None]] = [
+            ("ending the watches of silence", self.on_end),
             ("ending the watch of the clock", None if watch is None else watch.end),
             ("closing the links", self.endpoint.close_links),
             ("ending the dialers", lambda: self.dialers.end(deadline)),
@@ -269,3 +275,7 @@ class NodeCore:
         """Return the state of the pool now. Any thread."""
         pool = self.dialers.slots.pool
         return PoolStats(active=pool.active, limit=pool.limit)
+
+
+def _nothing() -> None:
+    """Do nothing."""
