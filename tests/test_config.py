@@ -19,8 +19,9 @@ from signedwire.config import OPTIONS, PRESETS, TransportConfig
 from signedwire.contradictions import PAIRS
 from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
 from signedwire.names import Names
-from signedwire.options import Option
-from signedwire.types import Address, Did, SignaturePolicy
+from signedwire.options import Option, table_class
+from signedwire.subject_options import SubjectOptions
+from signedwire.types import Address, Did, Priority, SignaturePolicy
 
 # The public keys of RFC 8032, section 7.1, tests 1 to 3.
 DIDS = [
@@ -34,7 +35,7 @@ BEYOND = 1 + max(
     int(get_args(alternative)[1].most)
     for option in OPTIONS.values()
     for alternative in option.alternatives
-    if get_origin(alternative) is Annotated
+    if get_origin(alternative) is Annotated and table_class(alternative) is None
 )
 
 addresses = st.builds(
@@ -44,11 +45,22 @@ addresses = st.builds(
 )
 
 
+subjects = st.builds(
+    SubjectOptions,
+    durable=st.sampled_from([None, False]),
+    latest=st.sampled_from([False, True, 'a "key"']),
+    priority=st.sampled_from([None, *Priority]),
+    deadline=st.none() | st.floats(0.001, 1e9),
+)
+
+
 def valid(option: Option) -> st.SearchStrategy[Any]:
     """Values that the field of `option` holds, drawn from its annotation."""
 
     def of(alternative: Any) -> st.SearchStrategy[Any]:
         kind = get_origin(alternative)
+        if (tables := table_class(alternative)) is not None:
+            return st.dictionaries(st.sampled_from(["", "pose", "arm/left"]), subjects).map(tables)
         if kind is Annotated:
             number, bounds = get_args(alternative)
             draw = st.integers if number is int else st.floats

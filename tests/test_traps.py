@@ -51,7 +51,6 @@ SENDS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     (("bob", b"x"), {}, ValueError, "'bob' is not a DID"),
     ((TO, b"x"), {"priority": True}, TypeError, "such as 'low'"),
     ((TO, b"x"), {"priority": 1.0}, TypeError, "of type float"),
-    ((TO, b"x"), {"priority": None}, TypeError, "is None"),
     ((TO, b"x"), {"priority": 4}, ValueError, "known are low, normal, high, critical"),
     ((TO, b"x"), {"priority": "critcal"}, ValueError, "Did you mean 'critical'?"),
     ((TO, b"x"), {"priority": "HIGH"}, ValueError, "Did you mean 'high'?"),

@@ -45,7 +45,8 @@ Modules for users:
 Modules for the others:
 
 - `node_life`, `node_state`: the parts of `Node` about its life and its state.
-- `sending`: how a node sends; `portal`: how threads call a node.
+- `sending`: how a node sends; `subject_options`: the defaults of a subject;
+  `portal`: how threads call a node.
 - `options`, `contradictions`, `config_changes`: checks and types of options; `arguments`: checks
   of arguments.
 - `environment`: variables, and folders of this user; `files`, `folders`: opening files, and making
@@ -130,6 +131,7 @@ from signedwire.messaging.codecs import (
     decode_or_nack,
 )
 from signedwire.messaging.outcomes import FailedMember, Outcomes
+from signedwire.messaging.silence import Silence, SilenceCallback, SilenceWatch
 from signedwire.messaging.subjects import SubjectRegistry, subject_of
 from signedwire.messaging.subscription import Subscription
 from signedwire.metrics import Distribution, Metric, MetricKind, Sample
@@ -149,6 +151,7 @@ from signedwire.stats import (
     Probe,
     TransportStats,
 )
+from signedwire.subject_options import SubjectOptions
 from signedwire.transport.asyncio_stream import AsyncioStream
 from signedwire.transport.blocking import MemoryTransport, TcpTransport
 from signedwire.transport.memory import MemoryNetwork
@@ -287,6 +290,9 @@ __all__ = [
     "SignatureError",
     "SignedEnvelope",
     "SignedWireError",
+    "Silence",
+    "SilenceCallback",
+    "SilenceWatch",
     "SocketAddress",
     "Step",
     "StoreCorruptError",
@@ -300,6 +306,7 @@ __all__ = [
     "Stream",
     "SubjectRegistry",
     "Subscription",
+    "SubjectOptions",
     "Target",
     "TcpNetwork",
     "TcpTransport",

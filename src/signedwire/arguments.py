@@ -32,6 +32,7 @@ __all__ = [
     "as_count",
     "as_did",
     "as_flag",
+    "as_latest",
     "as_rate",
     "as_seconds",
     "as_subject",
@@ -81,6 +82,8 @@ E = TypeVar("E", bound=Enum)
 # Maximum number of messages of `send_many()`, and of their bytes, that are made at a time.
 _CHUNK: Final = 256
 _CHUNK_BYTES: Final = 1024 * 1024
+MAX_LATEST_SIZE: Final = 255
+"""Maximum size of the key of `latest`, in bytes."""
 _MAX_SECONDS: Final = 1_000_000_000
 _SHOWN: Final = 60
 _RATE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(kB|MB|GB|KiB|MiB|GiB)/s", re.ASCII)
@@ -216,6 +219,31 @@ def as_subject(subject: object) -> bytes:
         raise ValueError(
             f"subject={shown(subject)} has {len(raw)} bytes in UTF-8; "
             f"at most {MAX_SUBJECT_SIZE} are allowed"
+        )
+    return raw
+
+
+def as_latest(latest: object) -> bytes | None:
+    """Return the key of `latest` as bytes: empty for `True`, and `None` for `None` and `False`.
+
+    Raises:
+        TypeError: it is neither text nor a bool.
+        ValueError: the text is empty, or has more than 255 bytes in UTF-8.
+    """
+    if latest is None or latest is False:
+        return None
+    if latest is True:
+        return b""
+    if not isinstance(latest, str):
+        raise TypeError(
+            f'latest={shown(latest)} is {_kind(latest)}; a text is wanted, such as "left arm", or '
+            "True for the messages of the subject that have no key of their own"
+        )
+    raw = latest.encode(errors="surrogatepass")
+    if not 0 < len(raw) <= MAX_LATEST_SIZE:
+        raise ValueError(
+            f"latest={shown(latest)} has {len(raw)} bytes in UTF-8; 1 to {MAX_LATEST_SIZE} are "
+            "allowed, and latest=True means the empty key"
         )
     return raw
 

@@ -35,6 +35,7 @@ from signedwire.contradictions import V1_OVERHEAD, check_pairs
 from signedwire.errors import ConfigError
 from signedwire.names import Names
 from signedwire.options import Given, Option, Range
+from signedwire.subject_options import SubjectOptions, Subjects, SubjectTable
 from signedwire.types import Address, Did, Location, SignaturePolicy, Target
 
 __all__ = ["PRESETS", "TransportConfig"]
@@ -47,6 +48,7 @@ Slots: TypeAlias = Annotated[int, Range(1, 1_000_000, "messages")]
 Seconds: TypeAlias = Annotated[float, Range(0.001, 86_400, "seconds")]
 Age: TypeAlias = Annotated[float, Range(1, 3_650 * 86_400, "seconds")]
 StoredRows: TypeAlias = Annotated[int, Range(1, 10**9, "messages")]
+SubjectTables: TypeAlias = Annotated[Mapping[str, SubjectOptions], SubjectTable]
 StoredBytes: TypeAlias = Annotated[int, Range(1024, 2**44, "bytes")]
 
 
@@ -212,6 +214,13 @@ class TransportConfig:
     stop into a full queue.
 
     Allowed: a whole number of messages from 0 to 1_000_000; default 64."""
+
+    subjects: Given[Subjects, SubjectTables] = Given(SubjectTable())
+    """Defaults for the messages of a subject: `durable`, `latest`, `priority` and `deadline` in
+    seconds. They are those of the arguments of `send()`, which have precedence. See
+    `SubjectOptions`. A variable has an inline table of TOML.
+
+    Allowed: a table for each subject; default an empty table."""
 
     inbox_limit: Slots = 1000
     """Maximum number of received messages that the application has not taken yet. While this many

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Literal, TypedDict
 
+from signedwire.subject_options import Subjects
 from signedwire.types import Did, SignaturePolicy, Target
 
 __all__ = ["ConfigChanges"]
@@ -44,6 +45,7 @@ class ConfigChanges(TypedDict, total=False):
     max_unproven_per_host: int
     send_queue_limit: int
     critical_reserve: int
+    subjects: Subjects
     inbox_limit: int
     max_frame_size: int
     max_v1_payload_size: int

@@ -201,6 +201,13 @@ METRICS: Final[tuple[Metric, ...]] = (
         "acknowledged them.",
     ),
     Metric(
+        "replaced",
+        _COUNTER,
+        "messages",
+        "Messages of this node that a newer one with the same `latest` key has replaced in the "
+        "queue. They count neither as failures nor as dropped.",
+    ),
+    Metric(
         "dropped",
         _COUNTER,
         "drops",

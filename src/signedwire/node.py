@@ -23,15 +23,17 @@ from signedwire.arguments import (
     as_subject,
     as_timeout,
     check_payloads,
-    due_at,
 )
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
+from signedwire.home import Phase
 from signedwire.messaging.handlers import Handler
 from signedwire.messaging.outcomes import Outcomes
+from signedwire.messaging.silence import SilenceCallback, SilenceWatch, limit_of
 from signedwire.messaging.subscription import Subscription
+from signedwire.messaging.within import age, check_within
 from signedwire.node_state import NodeState
-from signedwire.types import DeliveryState, Did, Kind, PayloadType, Priority
+from signedwire.types import DeliveryState, Did, Kind, PayloadType, Priority, Reason
 
 __all__ = ["Deadline", "Node"]
 
@@ -75,10 +77,11 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         to: Did | str,
         payload: BytesLike,
         *,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
-        durable: bool = True,
+        durable: bool | None = None,
+        latest: str | bool | None = None,
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> Receipt:
@@ -92,19 +95,25 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
             to: The peer: a `Did`, its text, or a name of the option `names`.
             payload: At most `max_payload_size` bytes; to a v1 peer, `max_v1_payload_size`.
             priority: The lane, as a `Priority` or its name in lower case; messages of a higher
-                lane are sent first. By default NORMAL.
+                lane are sent first. By default that of the subject, else NORMAL.
             payload_type: The type that the peer's application sees, as a `PayloadType` or its
                 name in lower case, such as "robot_command"; by default RAW.
             subject: What the message is about, for the peer's application: printable text in
                 NFC, at most 255 bytes in UTF-8; by default empty. A v1 peer does not see it.
             durable: Whether stores keep the message: that of this node until it is accepted,
-                and that of the peer until it is handled; by default true. A volatile message
-                waits for no disk on either side. It is lost if one of the two nodes ends first.
-            deadline: When the message expires; by default never. An expired message is
-                neither sent nor given to the peer's application, and this raises. A number of
-                seconds or a `timedelta`, more than 0 and up to 30 years, does not depend on
-                the wall clock and includes time in suspension. A `datetime` with a time zone
-                follows the wall clock.
+                and that of the peer until it is handled. By default that of the subject, else
+                true, but false if `latest` is given. A volatile message waits for no disk on
+                either side. It is lost if one of the two nodes ends first.
+            latest: A key of 1 to 255 bytes in UTF-8; True means the empty key. The message takes
+                the place of one that waits in the queue with the same recipient, subject,
+                priority and key. The older message fails with `Reason.REPLACED`. A message that
+                was written is not replaced. By default that of the subject, else none; False
+                means none. `latest` needs a volatile message.
+            deadline: When the message expires; by default that of the subject, else never. An
+                expired message is neither sent nor given to the peer's application, and this
+                raises. A number of seconds or a `timedelta`, more than 0 and up to 30 years,
+                does not depend on the wall clock and includes time in suspension. A `datetime`
+                with a time zone follows the wall clock.
             until: The state to wait for; by default "persisted" for a durable message of a node
                 with a store, else "accepted".
                 In "queued", the message waits in memory; in "persisted", it is on the disk. In
@@ -126,15 +135,17 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
             WrongContextError: the node belongs to another event loop or to a parent process.
         """
         self._check_here()
-        level = self._sending.level(until, is_durable=durable)
+        choice = self._sending.choose(subject, priority, durable, deadline, latest)
+        level = self._sending.level(until, is_durable=choice.is_durable)
         (message,) = self._sending.messages(
             self._did_of(to),
-            priority,
+            choice.priority,
             payload_type,
-            due_at(deadline),
+            choice.expires_at,
             (payload,),
             subject=subject,
-            is_durable=durable,
+            is_durable=choice.is_durable,
+            latest=choice.latest,
         )
         return await self._sending.send(message, level)
 
@@ -143,10 +154,11 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         to: Did | str,
         payload: BytesLike,
         *,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
-        durable: bool = True,
+        durable: bool | None = None,
+        latest: str | bool | None = None,
         deadline: Deadline = None,
     ) -> Receipt:
         """Queue a message and return at once; `receipt.wait()` waits for its states.
@@ -158,14 +170,16 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
             UnknownPeerError, NotAllowedError, PayloadTooLargeError, StoreFullError,
                 ClosedError, WrongContextError: see `send()`.
         """
+        choice = self._sending.choose(subject, priority, durable, deadline, latest)
         (message,) = self._sending.messages(
             self._did_of(to),
-            priority,
+            choice.priority,
             payload_type,
-            due_at(deadline),
+            choice.expires_at,
             (payload,),
             subject=subject,
-            is_durable=durable,
+            is_durable=choice.is_durable,
+            latest=choice.latest,
         )
         self._core.endpoint.submitter.submit(message, message.payload_size)
         return message
@@ -175,10 +189,10 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         to: Did | str,
         payloads: Iterable[BytesLike],
         *,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
-        durable: bool = True,
+        durable: bool | None = None,
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> list[Receipt]:
@@ -196,7 +210,8 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
             to: The peer: a `Did`, its text, or a name of the option `names`.
             payloads: Any iterable; the node reads on as the queue gets room.
             priority, payload_type, subject, durable, deadline, until: as for `send()`, for all
-                messages. The deadline counts from the call.
+                messages. The deadline counts from the call. The messages do not replace each
+                other, whatever `latest` of the subject is.
 
         Raises:
             The error of the first message that failed, as `send()` raises it, once every
@@ -205,10 +220,11 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
                 has the receipts of all queued messages, in order.
         """
         self._check_here()
-        level, did = self._sending.level(until, is_durable=durable), self._did_of(to)
-        check_payloads(payloads)
         # The deadline is read once, so queueing does not extend that of the later messages.
-        options = (priority, payload_type, due_at(deadline))
+        choice = self._sending.choose(subject, priority, durable, deadline, False)
+        level, did = self._sending.level(until, is_durable=choice.is_durable), self._did_of(to)
+        check_payloads(payloads)
+        options = (choice.priority, payload_type, choice.expires_at)
         is_bulk = level is not DeliveryState.HANDLED
         make = partial(
             self._sending.messages,
@@ -216,7 +232,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
             *options,
             subject=subject,
             is_bulk=is_bulk,
-            is_durable=durable,
+            is_durable=choice.is_durable,
         )
         return await self._sending.send_many(did, payloads, make, level)
 
@@ -268,7 +284,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         *,
         subject: str = "",
         timeout: float = 10.0,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         durable: bool = False,
     ) -> Message:
@@ -301,11 +317,12 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         """
         self._check_here()
         seconds = as_timeout(timeout)
+        choice = self._sending.choose(subject, priority, durable, seconds, latest=False)
         (message,) = self._sending.messages(
             self._did_of(to),
-            priority,
+            choice.priority,
             payload_type,
-            due_at(seconds),
+            choice.expires_at,
             (payload,),
             subject=subject,
             kind=Kind.REQUEST,
@@ -383,9 +400,10 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         subject: str,
         payload: BytesLike,
         *,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
-        durable: bool = False,
+        durable: bool | None = None,
+        latest: str | bool | None = None,
         deadline: Deadline = None,
         until: Until = "queued",
         timeout: float | None = None,
@@ -399,8 +417,8 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
 
         Args:
             subject: The subject: printable text in NFC, 1 to 255 bytes in UTF-8.
-            payload, priority, payload_type, deadline: as for `send()`.
-            durable: As for `send()`, but by default false.
+            payload, priority, payload_type, latest, deadline: as for `send()`.
+            durable: As for `send()`, but by default that of the subject, else false.
             until: The state to wait for, as for `send()`; by default "queued", without a wait.
             timeout: Seconds to wait for it, 0 or more; by default no limit.
             keep: Whether the node keeps the payload as the last value of the subject, by default
@@ -412,9 +430,10 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
             WrongContextError: the node belongs to another event loop or to a parent process.
         """
         self._check_here()
-        content = self._topics.content(
-            payload, priority, payload_type, subject, deadline, is_durable=durable
+        choice = self._sending.choose(
+            subject, priority, durable, deadline, latest, is_durable=False
         )
+        content = self._topics.content(payload, payload_type, subject, choice)
         return await self._topics.publish(content, until, timeout, is_kept=keep)
 
     async def send_all(
@@ -422,10 +441,11 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         to: Iterable[Did | str],
         payload: BytesLike,
         *,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
-        durable: bool = True,
+        durable: bool | None = None,
+        latest: str | bool | None = None,
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> Outcomes:
@@ -438,7 +458,8 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
 
         Args:
             to: The DIDs of the peers. One that is named twice gets one copy.
-            payload, priority, payload_type, subject, durable, deadline, until: as for `send()`.
+            payload, priority, payload_type, subject, durable, latest, deadline, until: as for
+                `send()`.
 
         Raises:
             DidError, ValueError, TypeError: an argument cannot be used.
@@ -446,15 +467,8 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
             WrongContextError: the node belongs to another event loop or to a parent process.
         """
         self._check_here()
-        content = self._topics.content(
-            payload,
-            priority,
-            payload_type,
-            subject,
-            deadline,
-            is_durable=durable,
-            kind=Kind.MESSAGE,
-        )
+        choice = self._sending.choose(subject, priority, durable, deadline, latest)
+        content = self._topics.content(payload, payload_type, subject, choice, Kind.MESSAGE)
         return await self._topics.send_all(to, content, until)
 
     async def mirror(
@@ -483,3 +497,84 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         )
 
     # -- silence --------------------------------------------------------------------
+
+    @overload
+    def on_silence(
+        self, did: Did | str, after: float, callback: SilenceCallback
+    ) -> SilenceWatch: ...
+
+    @overload
+    def on_silence(
+        self, did: Did | str, after: float, callback: None = None
+    ) -> Callable[[SilenceCallback], SilenceWatch]: ...
+
+    def on_silence(
+        self, did: Did | str, after: float, callback: SilenceCallback | None = None
+    ) -> SilenceWatch | Callable[[SilenceCallback], SilenceWatch]:
+        """Call a function when nothing was heard from a peer for so long.
+
+        The function is called once for each silence, at the limit or up to 100 ms later, and
+        again for the next silence after the peer was heard. Every valid frame over a link with
+        the proven DID counts as heard. The node sends PINGs to a quiet peer, so a peer that
+        lives is not reported. A peer that was never heard counts from this call, or from the
+        start of the node. This call dials nobody: only a link brings a peer to be heard.
+
+        Call this in the event loop of the node, or before its start. Without `callback` it is
+        a decorator: `@node.on_silence(did, 0.5)`. The watch ends with `watch.cancel()`, or with
+        the node.
+
+        Args:
+            did: The DID of the peer, as a `Did` or its text.
+            after: The limit in seconds, from 0.1 to 86,400. It should be at least three times
+                the round trip to the peer.
+            callback: A function or coroutine function that takes a `Silence`. It runs in the
+                event loop of the node. An exception in it is logged, and the watch goes on.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be used.
+            ClosedError: the node is closed.
+            WrongContextError: the node belongs to another event loop or to a parent process.
+        """
+        home = self._core.runtime.home
+        if home.phase is not Phase.NEW:
+            self._check_here()
+        peer, limit = self._did_of(did, "peer"), limit_of(after)
+        if callback is None:
+            return partial(self._silences.add, peer, limit)
+        return self._silences.add(peer, limit, callback)
+
+    def age(self, message: Message) -> float | None:
+        """Return the seconds since the sender called `send()`, by our clock. Any thread may call.
+
+        The difference of the two clocks, as PINGs have measured it, is taken into account.
+
+        Args:
+            message: A message that this node has received.
+
+        Returns:
+            The age, 0 or more. `None`: it is not known, because no link to the sender is open,
+            its clock is not measured yet, or a clock was set.
+        """
+        return age(self._core.endpoint, message)
+
+    def check_within(self, message: Message, limit: float) -> Reason | None:
+        """Return why a message is too old to act on; `None`: it is in time. Any thread may call.
+
+        The limit holds for the age since the sender called `send()`, whatever deadline the
+        sender has given; a deadline that has passed counts too. The clock offset of the link
+        is used if it is exact enough: its bound must be at most 50 ms, or a quarter of the
+        limit. The bound always counts as age. Right after a link has opened, the offset is not
+        known for one round trip.
+
+        Args:
+            message: A message that this node has received.
+            limit: The greatest age in seconds, 0 or more.
+
+        Returns:
+            `None`, `Reason.EXPIRED`, or `Reason.CLOCK_UNKNOWN` if the age is not known well
+            enough. `message.nack()` takes the reason.
+
+        Raises:
+            TypeError, ValueError: `limit` is not a number of seconds, 0 or more.
+        """
+        return check_within(self._core.endpoint, message, limit)

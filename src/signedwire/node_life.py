@@ -15,6 +15,7 @@ from signedwire.home import Bound
 from signedwire.identity import Identity
 from signedwire.messaging.handlers import Handlers
 from signedwire.messaging.requests import Requests
+from signedwire.messaging.silence import Silences
 from signedwire.messaging.topics import Topics
 from signedwire.outbox import DeadLetters, Outbox, open_store
 from signedwire.routing import RoutingTable
@@ -74,6 +75,9 @@ class NodeLife(Bound):
         self._handlers = Handlers(self._core, self._sending, self._requests)
         self._topics = Topics(self._core, self._sending, identity)
         self._dead = DeadLetters(self._core, self._sending.replace)
+        self._silences = Silences(self._core.runtime, self._core.endpoint)
+        self._core.on_open = self._silences.begin
+        self._core.at_end("ending the watches of silence", self._silences.end)
         self._has_started = False
         self._did_of = config.names.did_of
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_ori
 from signedwire import config
 from signedwire.errors import ConfigError
 from signedwire.names import Names
-from signedwire.options import Option
+from signedwire.options import Option, table_class
 from signedwire.settings import IDENTITY_OPTIONS, variable_of
 from signedwire.types import Address
 
@@ -97,7 +97,7 @@ def _describe(option: Option, text: str) -> OptionText:
     bounds = [
         get_args(alternative)[1]
         for alternative in option.alternatives
-        if get_origin(alternative) is Annotated
+        if get_origin(alternative) is Annotated and table_class(alternative) is None
     ]
     return OptionText(
         name=option.name,
@@ -113,6 +113,8 @@ def _describe(option: Option, text: str) -> OptionText:
 def _type(alternative: Any) -> str:
     """Return the name of an alternative of an annotation."""
     kind = get_origin(alternative)
+    if table_class(alternative) is not None:
+        return "table for each subject"
     if kind is Annotated:
         return "whole number" if get_args(alternative)[0] is int else "number"
     if kind is Literal:
@@ -135,6 +137,8 @@ _TYPES: Final[Mapping[Any, str]] = types.MappingProxyType(
 
 
 def _default(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "an empty table"
     if value == frozenset():
         return "an empty list"
     if isinstance(value, Names):

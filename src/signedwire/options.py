@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from signedwire.errors import AddressError, ConfigError, DidError, SignedWireErr
 from signedwire.names import Names, is_name
 from signedwire.types import Address, Did, Location, Target, parse_target
 
-__all__ = ["Given", "Option", "Range", "read_did", "read_target"]
+__all__ = ["Given", "Option", "Range", "read_did", "read_target", "table_class"]
 
 
 class Range(NamedTuple):
@@ -97,8 +98,8 @@ def read_target(value: object) -> Target:
 
 
 # An annotation is a union of alternatives, which may include None. An alternative is
-# Annotated[number, Range], Literal[words], an enum of words, bool, Target, Path, Names or
-# frozenset[Did]. `_expected`, `_read` and `_from_text` below handle each of them.
+# Annotated[number, Range], Annotated[Mapping, its class], Literal[words], an enum of words, bool,
+# Target, Path or frozenset[Did]. `_expected`, `_read` and `_from_text` below handle each of them.
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,11 @@ class Option:
         parts = [_expected(alternative) for alternative in self.alternatives]
         return ", or ".join(parts + ["None"] * self.is_optional)
 
+    @property
+    def tables(self) -> Any:
+        """The class that reads this option, if its value is a table; else `None`."""
+        return table_class(self.alternatives[0])
+
     def read(self, value: object) -> object:
         """Return `value` in the form of the field.
 
@@ -137,6 +143,8 @@ class Option:
         """
         if value is None and self.is_optional:
             return None
+        if self.tables is not None:
+            return self.tables(value)  # its errors name the table and the key
         reason = hint = ""
         for alternative in self.alternatives:
             try:
@@ -190,8 +198,18 @@ class Option:
         )
 
 
+def table_class(alternative: Any) -> Any:
+    """Return the class that reads the tables of an alternative; `None`: it has no tables."""
+    if get_origin(alternative) is Annotated:
+        found = get_args(alternative)[1]
+        return found if isinstance(found, type) else None
+    return None
+
+
 def _expected(alternative: Any) -> str:
     kind = get_origin(alternative)
+    if table_class(alternative) is not None:
+        return "a table for each subject"
     if kind is Annotated:
         number, bounds = get_args(alternative)
         noun = "a whole number" if number is int else "a number"
@@ -266,6 +284,8 @@ def _read_did_or_name(value: object) -> Did | str:
 def _from_text(alternative: Any, text: str) -> object:
     """Return the argument of `_read` for a text. Raises ValueError if there is none."""
     kind = get_origin(alternative)
+    if table_class(alternative) is not None:
+        return tomllib.loads(f"table = {text}")["table"]
     if kind is Annotated:
         number, _ = get_args(alternative)
         return number(text)

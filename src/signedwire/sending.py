@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from signedwire import clock
 from signedwire.arguments import (
     BytesLike,
+    Deadline,
     PayloadTypeName,
     PriorityName,
     Until,
     as_bytes,
     as_flag,
+    as_latest,
     as_subject,
+    due_at,
     next_chunk,
     payload_type_of,
     priority_of,
+    shown,
 )
 from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.peer_sender import PeerSender
@@ -32,15 +36,30 @@ from signedwire.errors import (
     StoreFailedError,
     StoreFullError,
 )
+from signedwire.subject_options import SubjectOptions
 from signedwire.transport.core import NodeCore
 from signedwire.types import DeliveryState, Did, Kind, PayloadType, Priority, Reason
 
-__all__ = ["Sending", "wait_for_room"]
+__all__ = ["Choice", "Sending", "wait_for_room"]
 
 Maker: TypeAlias = Callable[[list[BytesLike]], list[OutgoingMessage]]
 """Function that makes a message of each payload."""
 _LONGEST_PAUSE: Final = 1.0
 """Longest wait in seconds before the deadline is compared with the clock again."""
+
+
+_NO_DEFAULTS: Final = SubjectOptions()
+
+
+class Choice(NamedTuple):
+    """The options of a message that its subject may set."""
+
+    priority: Priority
+    is_durable: bool
+    expires_at: float | None
+    """The deadline, by the clock that it follows; `None`: none."""
+    latest: bytes | None
+    """The key of the messages that replace each other; `None`: it has none."""
 
 
 class Sending:
@@ -53,6 +72,7 @@ class Sending:
         self._core = core
         self._endpoint = core.endpoint
         self._has_store = has_store
+        self._subjects = core.runtime.config.subjects
 
     async def send(
         self, message: OutgoingMessage, level: DeliveryState, replaces: Sequence[int] = ()
@@ -171,6 +191,45 @@ class Sending:
         """Return the state to wait for. Errors are those of `state_to_wait_for()`."""
         return state_to_wait_for(until, has_store=self._has_store and is_durable)
 
+    def choose(
+        self,
+        subject: str,
+        priority: Priority | PriorityName | None,
+        durable: bool | None,
+        deadline: Deadline,
+        latest: str | bool | None = None,
+        *,
+        is_durable: bool = True,
+    ) -> Choice:
+        """Return the options of a message: the arguments of the call, else those of its subject.
+
+        `is_durable` counts if neither of them says whether stores keep it.
+
+        Raises:
+            TypeError, ValueError: an argument cannot be used, or two contradict each other.
+        """
+        defaults = self._subjects.get(subject, _NO_DEFAULTS) if self._subjects else _NO_DEFAULTS
+        if priority is None:
+            priority = Priority.NORMAL if defaults.priority is None else defaults.priority
+        if latest is None and durable is not True:
+            latest = defaults.latest
+        key = as_latest(latest)
+        if durable is None:
+            durable = defaults.durable
+        if durable is None:
+            durable = is_durable and key is None
+        if key is not None and durable:
+            raise ValueError(
+                f"latest={shown(latest)} contradicts durable=True, because a stored message is "
+                "never replaced; write durable=False too, or leave latest out"
+            )
+        return Choice(
+            priority_of(priority),
+            durable,
+            due_at(defaults.deadline if deadline is None else deadline),
+            key,
+        )
+
     def messages(
         self,
         did: Did,
@@ -184,6 +243,7 @@ class Sending:
         reply_to: bytes = b"",
         is_bulk: bool = False,
         is_durable: bool = True,
+        latest: bytes | None = None,
     ) -> list[OutgoingMessage]:
         """Return a message for each payload.
 
@@ -200,6 +260,7 @@ class Sending:
             reply_to=reply_to,
             is_bulk=is_bulk,
             is_durable=as_flag(is_durable, "durable"),
+            latest=latest,
         )
         options.home = self._core.runtime.home
         options.has_store = self._has_store and is_durable

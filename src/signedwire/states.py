@@ -72,6 +72,8 @@ class Reason(enum.StrEnum):
     """The node was closed before the message was written."""
     UNKNOWN_OUTCOME = "unknown outcome"
     """The volatile message was written, and the peer has restarted since: it may have arrived."""
+    REPLACED = "replaced"
+    """A newer message with the same `latest` key took the place of the message in the queue."""
     REFUSED = "refused"
     """The peer's application refused the message."""
     INBOX_FULL = "inbox full"

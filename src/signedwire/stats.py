@@ -67,6 +67,9 @@ class TransportStats:
     rewritten: int = 0
     """Messages queued again because their connection broke before the peer's host had acknowledged
     them."""
+    replaced: int = 0
+    """Messages of this node that a newer one with the same `latest` key has replaced in the queue.
+    They count neither as failures nor as dropped."""
     dropped: Mapping[Reason, int] = field(default_factory=dict)
     """Everything that was dropped, by reason: messages of this node, and envelopes and connections
     of others. A reason that never occurred is absent."""
@@ -329,8 +332,8 @@ class EvidenceStats:
 class Counters:
     """The numbers that a node counts in.
 
-    Only its event loop changes them, except `dropped`, `backpressure_events` and `send_failures`:
-    any thread may change these three, with the lock of `Drops`.
+    Only its event loop changes them, except `dropped`, `backpressure_events`, `send_failures` and
+    `replaced`: any thread may change these four, with the lock of `Drops`.
     """
 
     __slots__ = (*COUNTERS, "_histograms", "dropped")
@@ -346,6 +349,7 @@ class Counters:
     messages_sent: int
     publications_replaced: int
     reconnections: int
+    replaced: int
     rewritten: int
     send_failures: int
     subscriptions_refused: int

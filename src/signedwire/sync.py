@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, overload
 
@@ -42,13 +44,14 @@ from signedwire.home import Bound
 from signedwire.identity import Identity
 from signedwire.messaging import subscription as aio_subscription
 from signedwire.messaging.outcomes import Outcomes
+from signedwire.messaging.silence import Silence, SilenceCallback, SilenceWatch
 from signedwire.metrics import Sample
 from signedwire.outbox import Letters, OutgoingRows, Receipts
 from signedwire.portal import Portal
 from signedwire.routing import RoutingTable
 from signedwire.stats import EvidenceHead, Health, PeerMap, PoolStats, Probe, TransportStats
 from signedwire.transport.network import Network
-from signedwire.types import Did, PayloadType, Priority, Target
+from signedwire.types import Did, PayloadType, Priority, Reason, Target
 
 __all__ = ["DeadLetters", "Node", "Outbox", "Subscription", "as_completed"]
 
@@ -148,10 +151,11 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         to: Did | str,
         payload: BytesLike,
         *,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
-        durable: bool = True,
+        durable: bool | None = None,
+        latest: str | bool | None = None,
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> Receipt:
@@ -164,6 +168,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
                 payload_type=payload_type,
                 subject=subject,
                 durable=durable,
+                latest=latest,
                 deadline=deadline,
                 until=until,
             )
@@ -174,10 +179,11 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         to: Did | str,
         payload: BytesLike,
         *,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
-        durable: bool = True,
+        durable: bool | None = None,
+        latest: str | bool | None = None,
         deadline: Deadline = None,
     ) -> Receipt:
         """See `signedwire.Node.send_nowait`; `receipt.result()` waits for the outcome."""
@@ -188,6 +194,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
             payload_type=payload_type,
             subject=subject,
             durable=durable,
+            latest=latest,
             deadline=deadline,
         )
 
@@ -196,10 +203,10 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         to: Did | str,
         payloads: Iterable[BytesLike],
         *,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
-        durable: bool = True,
+        durable: bool | None = None,
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> list[Receipt]:
@@ -246,7 +253,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         *,
         subject: str = "",
         timeout: float = 10.0,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         durable: bool = False,
     ) -> Message:
@@ -306,9 +313,10 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         subject: str,
         payload: BytesLike,
         *,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
-        durable: bool = False,
+        durable: bool | None = None,
+        latest: str | bool | None = None,
         deadline: Deadline = None,
         until: Until = "queued",
         timeout: float | None = None,
@@ -322,6 +330,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
                 priority=priority,
                 payload_type=payload_type,
                 durable=durable,
+                latest=latest,
                 deadline=deadline,
                 until=until,
                 timeout=timeout,
@@ -334,10 +343,11 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         to: Iterable[Did | str],
         payload: BytesLike,
         *,
-        priority: Priority | PriorityName = Priority.NORMAL,
+        priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         subject: str = "",
-        durable: bool = True,
+        durable: bool | None = None,
+        latest: str | bool | None = None,
         deadline: Deadline = None,
         until: Until | None = None,
     ) -> Outcomes:
@@ -350,6 +360,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
                 payload_type=payload_type,
                 subject=subject,
                 durable=durable,
+                latest=latest,
                 deadline=deadline,
                 until=until,
             )
@@ -362,6 +373,47 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         return self._portal.call(lambda: self._node.mirror(message, subject, durable=durable))
 
     # -- silence --------------------------------------------------------------------
+
+    @overload
+    def on_silence(
+        self, did: Did | str, after: float, callback: SilenceCallback
+    ) -> SilenceWatch: ...
+
+    @overload
+    def on_silence(
+        self, did: Did | str, after: float, callback: None = None
+    ) -> Callable[[SilenceCallback], SilenceWatch]: ...
+
+    def on_silence(
+        self,
+        did: Did | str,
+        after: float,
+        callback: SilenceCallback | None = None,
+    ) -> SilenceWatch | Callable[[SilenceCallback], SilenceWatch]:
+        """See `signedwire.Node.on_silence`. The callback runs in a thread of its own pool."""
+        if callback is None:
+            return partial(self._watch, did, after)
+        return self._watch(did, after, callback)
+
+    def _watch(self, did: Did | str, after: float, callback: SilenceCallback) -> SilenceWatch:
+        if not callable(callback) or inspect.iscoroutinefunction(callback):
+            raise TypeError("the callback of a sync.Node is a plain function that takes a Silence")
+
+        async def call(silence: Silence) -> None:
+            await asyncio.to_thread(callback, silence)
+
+        async def watch() -> SilenceWatch:
+            return self._node.on_silence(did, after, call)
+
+        return self._portal.call(watch)
+
+    def age(self, message: Message) -> float | None:
+        """See `signedwire.Node.age`."""
+        return self._node.age(message)
+
+    def check_within(self, message: Message, limit: float) -> Reason | None:
+        """See `signedwire.Node.check_within`."""
+        return self._node.check_within(message, limit)
 
     @property
     def outbox(self) -> Outbox:

@@ -170,6 +170,10 @@ class FakeHost:
         by_reason[reason] += count
         self.drop(reason, did, count=count)
 
+    def drop_replaced(self, did: Did, by_reason: Counter[Reason], count: int = 1) -> None:
+        self.counters.replaced += count
+        by_reason[Reason.REPLACED] += count
+
     def emit(self, event: Event) -> None:
         self.events.append(event)
 
@@ -413,6 +417,8 @@ class FakeLink:
         self.since = desk.clock.monotonic()
         self.round_trip: float | None = 0.25
         self.clock_offset: ClockOffset | None = None
+        self.heard_at = 0.0
+        self.pings_every: list[float | None] = []
         self.window: SendWindow | None = SendWindow()
         self.overdue: float | None = None
         self.our_hello = session.hello()
@@ -534,6 +540,9 @@ class FakeLink:
             assert min(more) >= 0
             assert max(more) > 0, "nothing was granted"
             self.granted[stream] = self.granted[stream].plus(*more)
+
+    def ping_every(self, seconds: float | None) -> None:
+        self.pings_every.append(seconds)
 
     def note_arrivals(self, new: int, repeats: int) -> None:
         self.notes.append((new, repeats))

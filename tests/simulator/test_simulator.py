@@ -126,6 +126,7 @@ class TestTheSimulatorItself:
         assert counts["aborts"]
         assert counts["volatile accepted"]
         assert counts["volatile unknown"]
+        assert counts["volatile replaced"]
 
     def test_sees_a_volatile_message_that_a_new_process_gets_again(
         self, monkeypatch: pytest.MonkeyPatch
@@ -134,7 +135,7 @@ class TestTheSimulatorItself:
 
         monkeypatch.setattr(PeerSession, "_give_up_written", lambda self: None)
         faults = ("process-crashes", "one-way-partitions")
-        outcomes = [run(seed, faults) for seed in range(8, 20)]
+        outcomes = [run(seed, faults) for seed in range(24, 36)]
         violations = " ".join(text for outcome in outcomes for text in outcome.violations)
         assert "is volatile, and accepted by" in violations
 
@@ -201,7 +202,7 @@ class TestTheSimulatorItself:
         def due_at(seconds: object) -> float:
             return WallInstant(unix_time() + seconds) if isinstance(seconds, float) else 1e12
 
-        monkeypatch.setattr("signedwire.node.due_at", due_at)
+        monkeypatch.setattr("signedwire.sending.due_at", due_at)
         outcomes = [run(seed, ("clock-jumps",), has_clocks=True) for seed in range(12)]
         violations = " ".join(text for outcome in outcomes for text in outcome.violations)
         assert "before its deadline" in violations

@@ -368,6 +368,8 @@ class World:
         # A script says itself what it sends.
         shares = (0.0, 0.3, 0.7) if isinstance(seed, int) else (0.0,)
         self._volatile_share = self._volatile_rng.choice(shares)
+        self.is_latest = self._volatile_share > 0 and random.Random(f"{seed}/latest").random() < 0.5
+        """Whether each volatile message replaces the one before it that waits in its stream."""
 
     def trace(self, text: str) -> None:
         """Something happened."""
@@ -491,7 +493,7 @@ class World:
 
     async def send_many(self, life: Life, to: Station, lane: Priority, sizes: list[int]) -> None:
         """Many at once."""
-        is_volatile = self.pick_volatile()
+        is_volatile = self.pick_volatile() and not self.is_latest
         many = [self.make(life, to, lane, size, None, is_volatile=is_volatile) for size in sizes]
         life.is_sending = True
         try:
@@ -750,7 +752,10 @@ class World:
         elif is_unknown and len(sent.to.lives) < 2:
             self.violate(f"{sent}: its outcome is unknown, and {sent.to} has not restarted")
         if sent.is_volatile and state not in _UNSETTLED:
-            sent.outcome = "unknown" if is_unknown else str(state)
+            is_replaced = receipt.reason is Reason.REPLACED
+            sent.outcome = "unknown" if is_unknown else "replaced" if is_replaced else str(state)
+            if is_replaced and not self.is_latest:
+                self.violate(f"{sent}: replaced, and has no key")
 
     def _check_proof_of_refusal(self, sent: Sent, receipt: Receipt) -> None:
         """Whoever refuses a message has signed that, for this very message."""
@@ -934,6 +939,9 @@ class World:
             if receipt.state in _FAILED:
                 assert receipt.reason is not None
                 ended[receipt.reason] += 1
+        replaced = ended.pop(Reason.REPLACED, 0)  # these are no drops, and none is missed
+        if stats.replaced != replaced:
+            self.violate(f"{life}: {replaced} replaced, {stats.replaced} counted")
         for reason, count in ended.items():
             if dropped.get(reason, 0) < count:
                 self.violate(f"{life}: {count} ended {reason}, {dropped.get(reason, 0)} counted")
@@ -1155,8 +1163,9 @@ def simulated(world: World) -> Iterator[None]:
     def messages(sending: Sending, *arguments: Any, **more: Any) -> Any:
         # By position: recipient, priority, payload type, deadline, payloads.
         sent = world.sent.get(_HEAD.unpack_from(arguments[4][0])[0])
-        is_durable = sent is None or not sent.is_volatile
-        return old_messages(sending, *arguments, **more, is_durable=is_durable)
+        more["is_durable"] = is_durable = sent is None or not sent.is_volatile
+        more["latest"] = b"" if world.is_latest and not is_durable else None
+        return old_messages(sending, *arguments, **more)
 
     def complete(message: OutgoingMessage, *arguments: Any) -> None:
         old_complete(message, *arguments)

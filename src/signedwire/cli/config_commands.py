@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -18,9 +18,9 @@ from signedwire.cli.redaction import value_without_keys, without_keys
 from signedwire.config import PRESET_OPTION, PRESETS
 from signedwire.environment import state_folder
 from signedwire.errors import ConfigError
-from signedwire.names import Names
 from signedwire.option_texts import OptionText, describe_options
 from signedwire.settings import Setting, variable_of
+from signedwire.subject_options import SubjectOptions
 from signedwire.types import Address, Location
 
 __all__ = ["check", "show"]
@@ -128,10 +128,15 @@ def _line(setting: Setting) -> str:
     if words := _default_words(setting):
         return f"# {setting.name}: {escape(words)}"
     value = "none" if setting.value is None else _plain(setting.value)
-    if isinstance(value, dict):
-        pairs = ", ".join(f"{json.dumps(key)} = {json.dumps(value[key])}" for key in value)
-        return f"{setting.name} = {{ {pairs} }}" if pairs else f"{setting.name} = {{}}"
-    return f"{setting.name} = {json.dumps(value)}"
+    return f"{setting.name} = {_toml(value)}"
+
+
+def _toml(value: object) -> str:
+    """Return a value as TOML on one line."""
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    pairs = ", ".join(f"{json.dumps(key)} = {_toml(each)}" for key, each in value.items())
+    return f"{{ {pairs} }}" if pairs else "{}"
 
 
 def _default_words(setting: Setting) -> str:
@@ -150,8 +155,10 @@ def _plain(value: object) -> object:
     """Return `value` for JSON and TOML; keys in it are hidden."""
     if isinstance(value, (str, Address, Location, Path)):
         return value_without_keys(str(value))
-    if isinstance(value, Names):
-        return {name: str(did) for name, did in value.items()}
+    if isinstance(value, Mapping):
+        return {value_without_keys(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, SubjectOptions):
+        return _plain(value.as_table())
     if isinstance(value, Iterable):
         return sorted(str(item) for item in value)
     return value

@@ -32,6 +32,8 @@
 - `consumers`: parts of the node that take received messages by kind. `subscribers`: the peers that
   are subscribed to subjects of this node. `subscriptions`: those of this node to others.
 - `deadlines`: deadlines in headers, and the clocks that they follow.
+- `deadlines`: deadlines in headers, and the clocks that they follow. `age`: how old a message is.
+- `silence`: when a watched peer counts as silent.
 - `dial_history`: the past attempts to one address, and what they mean for the next one.
   `backoff`: pauses before the next attempt.
 - `bounded_memory`: a map and a set that forget their oldest keys.

@@ -50,6 +50,7 @@ _BY_REASON: Final = {
     Reason.AGED_OUT: "Add its route with routing.update(did, address), then "
     "node.dead.retry(id) sends it",
     Reason.DENIED: f"{HOW_TO_UNDENY}. Then send it again; with a store, node.dead.retry(id) does",
+    Reason.REPLACED: "A newer message with the same `latest` key took its place in the queue",
     Reason.UNKNOWN_PEER: "The peer has no route and no link: add a route with "
     "routing.update(did, address), or wait until the peer dials this node",
 }

@@ -88,9 +88,10 @@ class AllSendStreams:
     ) -> list[OutgoingMessage]:
         """Take the messages of the next batch of a stream. See `SendStreams.take_batch()`."""
         streams = self.volatile if stream >= VOLATILE else self.durable
-        batch = streams.take_batch(queue.lane(stream), credit, end_if_dead, largest, max_bytes)
-        queue.notify_room(stream)
-        return batch
+        return queue.take_from(
+            stream,
+            lambda lane: streams.take_batch(lane, credit, end_if_dead, largest, max_bytes),
+        )
 
     def sent(self, batch: SentBatch, messages: list[OutgoingMessage], bodies: list[bytes]) -> None:
         """Note that a link has taken a batch of these messages."""

@@ -42,7 +42,13 @@ class NullStore:
             BackpressureError: the queue is full.
         """
         (message,) = messages
-        if queue.lanes.put(message, message.options.stream):
+        if message.options.latest is not None:
+            was_put, replaced = queue.lanes.put_latest(message, message.options.stream)
+            if replaced is not None:
+                queue.end_replaced([replaced])
+        else:
+            was_put = queue.lanes.put(message, message.options.stream)
+        if was_put:
             return 1
         if not is_patient:
             self._host.drop_refused(queue.did, queue.dropped)

@@ -6,7 +6,7 @@ A message ends in one of two ways: an answer of its peer, or `give_up()`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from signedwire import clock
@@ -206,7 +206,11 @@ class PeerSender:
             (exhausted if self._is_exhausted(message) else waiting).append(message)
         # Into the lanes first: what follows calls the application, which must find each message
         # in its place.
-        self.lanes.put_back((message, message.options.stream) for message in waiting)
+        superseded = self.lanes.put_back((message, message.options.stream) for message in waiting)
+        if superseded:
+            gone = frozenset(superseded)
+            waiting = [message for message in waiting if message not in gone]
+            self.end_replaced(superseded)
         # Messages that were in the lanes were queued later, so they have not failed more often.
         self.give_up_many(exhausted, Reason.ATTEMPTS_EXHAUSTED, cause)
         back = [each for each in waiting if each.state is not DeliveryState.ACCEPTED]
@@ -311,6 +315,18 @@ class PeerSender:
             message.release()
         self.forget_deadlines(ended)
         self._context.on_progress()
+
+    def end_replaced(self, messages: Sequence[OutgoingMessage]) -> None:
+        """End messages that are in no lane, because a newer one with their key waits. Any thread.
+
+        They are counted, without an event. Nobody else ends a message that has left the queue.
+        """
+        self._host.drop_replaced(self.did, self.dropped, len(messages))
+        advance_all(messages, DeliveryState.FAILED, Reason.REPLACED)
+        for message in messages:
+            message.release()
+        if any(message.options.expires_at is not None for message in messages):
+            self._host.call_soon(self.forget_deadlines, messages)
 
     def give_up_all(self, reason: Reason, cause: str = "") -> None:
         """End every message in the queue."""

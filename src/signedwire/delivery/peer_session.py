@@ -251,6 +251,9 @@ class PeerSession:
         self._context.store.reached(self.did)
         self.stop_waiting()
         self.receiver.answers.use(link)
+        interval = self._context.watched.interval(self.did)
+        if interval is not None:
+            link.ping_every(interval)
         if old is not None:
             old.close(link_frames.CLOSE_DUPLICATE_LINK, "there is another link now")
 
@@ -356,6 +359,9 @@ class PeerSession:
     def link_closed(self, link: LinkPort, cause: Cause, closed: Closed | None) -> EndedLink:
         """Note that an open link has ended."""
         answers = self.receiver.answers
+        watched = self._context.watched
+        if watched.interval(self.did) is not None:
+            watched.note_link_over(self.did, link.state.heard_at)
         if answers.link is link:
             answers.detach()
         was_used = self.link is link

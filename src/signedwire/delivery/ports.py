@@ -129,6 +129,12 @@ class Host(Protocol):
         Any thread. `by_reason` is the counter of the peer's own drops.
         """
 
+    def drop_replaced(self, did: Did, by_reason: Counter[Reason], count: int = 1) -> None:
+        """Count messages to a peer that newer ones have replaced. Any thread.
+
+        `by_reason` is the counter of the peer's own drops. There is no event.
+        """
+
     def emit(self, event: Event) -> None:
         """Put an event into `Node.events()`."""
 
@@ -163,6 +169,10 @@ class LinkStatePort(Protocol):
     @property
     def round_trip(self) -> float | None:
         """Seconds between PING and PONG; `None`: not measured yet."""
+
+    @property
+    def heard_at(self) -> float:
+        """When the last frame of the peer came, by the clock of the event loop."""
 
     @property
     def clock_offset(self) -> ClockOffset | None:
@@ -232,6 +242,9 @@ class LinkPort(Protocol):
             answers: The answers.
         """
 
+    def ping_every(self, seconds: float | None) -> None:
+        """Send a PING whenever no frame has come for so long; `None`: as usual."""
+
     def note_arrivals(self, new: int, repeats: int) -> None:
         """Count the new messages of a batch, and the others."""
 
@@ -266,6 +279,9 @@ class MessageQueue(Protocol):
 
     def give_up(self, message: OutgoingMessage, reason: Reason, cause: str = "") -> None:
         """End a message, with the reason and cause in its receipt."""
+
+    def end_replaced(self, messages: Sequence[OutgoingMessage]) -> None:
+        """End messages that have left the queue for newer ones with their keys. Any thread."""
 
     @property
     def dropped(self) -> Counter[Reason]:

@@ -44,6 +44,7 @@ class SendOptions:
         "is_bulk",
         "is_durable",
         "kind",
+        "latest",
         "payload_type",
         "priority",
         "queued",
@@ -66,6 +67,7 @@ class SendOptions:
         reply_to: bytes = b"",
         is_bulk: bool = False,
         is_durable: bool = True,
+        latest: bytes | None = None,
         queued_at_us: int | None = None,
     ) -> None:
         self.recipient = recipient
@@ -89,6 +91,9 @@ class SendOptions:
         """Whether a store of the node keeps the messages, so that `persisted` can be reached."""
         self.is_durable = is_durable
         """Whether stores keep the messages: that of the node, and that of the recipient."""
+        self.latest = None if latest is None else (subject, latest)
+        """Subject and key; a newer message with both takes the place of one that waits. `None`: the
+        message has no key. Only volatile messages have one."""
         self.stream = int(priority) if is_durable else priority + VOLATILE
         """The stream of the messages; see `wire.header`."""
         self.header_size = MIN_V2_HEADER_SIZE + len(subject) + len(reply_to)

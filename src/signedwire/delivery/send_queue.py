@@ -6,19 +6,19 @@
 Durable messages and volatile ones have limits of their own, so that what waits in a store never
 keeps a volatile message out. Within one priority, no order is promised between the two streams.
 
-Threads: any thread may call `put()`, `take()` and `remove_if()`. `lane()` and `put_back()` belong
-to the one consumer. `take()` holds no lock, so an item that is taken while another thread is in
-`remove_if()` may leave out of order.
+A volatile item may have a key: see `put_latest()`.
+
+Threads: any thread may call each method, except where `lane()` is used for more than a look.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final, Generic, TypeVar
 
-from signedwire.delivery.lanes import Lanes
+from signedwire.delivery.lanes import Lanes, PutLatest, no_key
 from signedwire.types import Priority
 from signedwire.wire.header import VOLATILE
 
@@ -39,13 +39,19 @@ class SendQueue(Generic[T]):
     Args:
         limit: Maximum number of durable items, and again of volatile ones; at least 1.
         reserve: Number of further slots of each kind that only Critical may use.
+        key_of: Returns the key of a volatile item; `None`: it has none.
     """
 
     __slots__ = ("_by_stream", "_durable_half", "_volatile_half")
 
-    def __init__(self, limit: int, reserve: int = 0) -> None:
+    def __init__(
+        self,
+        limit: int,
+        reserve: int = 0,
+        key_of: Callable[[T], Hashable | None] = no_key,
+    ) -> None:
         self._durable_half: Lanes[T] = Lanes(limit, reserve)
-        self._volatile_half: Lanes[T] = Lanes(limit, reserve)
+        self._volatile_half: Lanes[T] = Lanes(limit, reserve, key_of)
         self._by_stream = tuple(
             lanes.lane(priority)
             for lanes in (self._durable_half, self._volatile_half)
@@ -59,6 +65,13 @@ class SendQueue(Generic[T]):
         """Append to the lane of a stream; return `False` and do nothing if there is no room."""
         return self._lanes_of(stream).put(item, stream % VOLATILE)
 
+    def put_latest(self, item: T, stream: int) -> PutLatest[T]:
+        """Put a volatile item that has a key in the place of the waiting one with the same key.
+
+        Both are of one stream. See `Lanes.put_latest()`.
+        """
+        return self._volatile_half.put_latest(item, stream % VOLATILE)
+
     def put_many(self, items: Sequence[T], stream: int) -> int:
         """Append as many of the first items as there is room for; return how many."""
         return self._lanes_of(stream).put_many(items, stream % VOLATILE)
@@ -68,11 +81,18 @@ class SendQueue(Generic[T]):
         self._lanes_of(stream).add_many(items, stream % VOLATILE)
 
     def lane(self, stream: int) -> deque[T]:
-        """Return one lane.
-
-        Only the one consumer thread calls this, and calls `notify_room()` after taking.
-        """
+        """Return one lane, to look at it."""
         return self._by_stream[stream]
+
+    def take_from(self, stream: int, take: Callable[[deque[T]], list[T]]) -> list[T]:
+        """Call `take` with the lane of a stream, and return what it took from the head.
+
+        See `Lanes.take_from()`. The producers that wait for room are woken.
+        """
+        lanes = self._lanes_of(stream)
+        taken = lanes.take_from(stream % VOLATILE, take)
+        lanes.notify_room()
+        return taken
 
     def waiting(self) -> list[int]:
         """Return the streams that have items, the highest priority last."""
@@ -82,20 +102,21 @@ class SendQueue(Generic[T]):
     def take(self) -> T | None:
         """Remove and return the oldest item of the highest lane; `None` if all are empty."""
         for stream in _TOP_DOWN:
-            lane = self._by_stream[stream]
-            if lane:
-                try:
-                    item = lane.popleft()
-                except IndexError:  # another thread took the last one
-                    continue
+            if not self._by_stream[stream]:
+                continue
+            item = self._lanes_of(stream).take(stream % VOLATILE)
+            if item is not None:  # else another thread took the last one
                 self.notify_room(stream)
                 return item
         return None
 
-    def put_back(self, items: Iterable[tuple[T, int]]) -> None:
+    def put_back(self, items: Iterable[tuple[T, int]]) -> list[T]:
         """Put items with their streams, in the order taken, back to the heads of their lanes.
 
         The limits do not apply, because the items had their slots before.
+
+        Returns:
+            The items that were not put back, because a newer one with the same key waits.
         """
         durable: list[tuple[T, int]] = []
         volatile: list[tuple[T, int]] = []
@@ -105,7 +126,7 @@ class SendQueue(Generic[T]):
             else:
                 durable.append((item, stream))
         self._durable_half.put_back(durable)
-        self._volatile_half.put_back(volatile)
+        return self._volatile_half.put_back(volatile)
 
     def remove_if(self, is_unwanted: Callable[[T], bool]) -> list[T]:
         """Remove and return every item that `is_unwanted` picks; the others keep their order."""

@@ -146,7 +146,7 @@ class SendStreams:
         into the credit.
 
         Args:
-            lane: The lane. The caller calls `notify_room()` after this.
+            lane: The lane. The caller holds its lock, and calls `notify_room()` after this.
             credit: The credit of the lane's stream that is left.
             end_if_dead: Returns whether a message must not be sent, and has it ended later. The
                 message is then removed here. Called once per batch of equal `options` with a

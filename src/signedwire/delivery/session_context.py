@@ -18,6 +18,7 @@ from signedwire.delivery.open_requests import OpenRequests
 from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import EvidencePort, Host, InboxStore, OutboxStore
 from signedwire.delivery.receipt import Receipt
+from signedwire.delivery.silence import WatchedPeers
 from signedwire.types import Did, PayloadType
 
 __all__ = ["LinkWatcher", "SessionContext"]
@@ -68,6 +69,7 @@ class SessionContext:
         "requests",
         "store",
         "us",
+        "watched",
     )
 
     def __init__(
@@ -94,6 +96,8 @@ class SessionContext:
         """Queues the reply to a request. Any thread."""
         self.link_watchers: list[LinkWatcher] = []
         """Are told when the link of a peer opens or ends."""
+        self.watched = WatchedPeers()
+        """The peers whose silence is watched."""
         self.store = store
         self.inbox_store = inbox_store
         self._memory = NullStore(host)

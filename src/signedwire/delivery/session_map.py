@@ -97,7 +97,7 @@ class SessionMap:
                 return session.sender  # made by another thread just now
             config = context.host.config
             queue: SendQueue[OutgoingMessage] = SendQueue(
-                config.send_queue_limit, config.critical_reserve
+                config.send_queue_limit, config.critical_reserve, _latest_of
             )
             own = max(self._epoch, session.least_epoch)
             streams = AllSendStreams(
@@ -239,3 +239,7 @@ class SessionMap:
         self._stranger_bytes -= session.weight
         session.weight = 0
         del self._sessions[session.did]
+
+
+def _latest_of(message: OutgoingMessage) -> tuple[bytes, bytes] | None:
+    return message.options.latest

@@ -5,5 +5,6 @@
 - `topics`: the publications and subscriptions of a node, and one payload for several peers.
   `outcomes`: the table of who has a message and who has not. `subscription`: the publications of
   one subject for the application.
+- `silence`: calls the application when a peer is silent. `within`: the age of a message.
 - `codecs`: typed payloads as bytes, and back. `subjects`: the subject of each type.
 """

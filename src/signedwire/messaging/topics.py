@@ -12,16 +12,12 @@ from typing import Final, NamedTuple, TypeAlias
 from signedwire import clock
 from signedwire.arguments import (
     BytesLike,
-    Deadline,
     PayloadTypeName,
-    PriorityName,
     Until,
     as_bytes,
     as_seconds,
     as_subject,
-    due_at,
     payload_type_of,
-    priority_of,
 )
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.message import OutgoingMessage
@@ -33,11 +29,11 @@ from signedwire.home import Turns
 from signedwire.identity import Identity
 from signedwire.messaging.outcomes import Outcomes
 from signedwire.messaging.subscription import Subscription
-from signedwire.sending import Sending
+from signedwire.sending import Choice, Sending
 from signedwire.transport.copies import send_copies
 from signedwire.transport.core import NodeCore
 from signedwire.transport.link import Link
-from signedwire.types import DeliveryState, Did, Kind, PayloadType, Priority
+from signedwire.types import DeliveryState, Did, Kind, PayloadType
 
 __all__ = ["Content", "Topics"]
 
@@ -50,11 +46,9 @@ class Content(NamedTuple):
     """A payload, and the options that its copies have in common."""
 
     payload: bytes
-    priority: Priority
     payload_type: PayloadType
     subject: str
-    expires_at: float | None
-    is_durable: bool
+    choice: Choice
     kind: Kind
 
 
@@ -92,12 +86,9 @@ class Topics:
     def content(
         self,
         payload: BytesLike,
-        priority: Priority | PriorityName,
         payload_type: PayloadType | PayloadTypeName,
         subject: str,
-        deadline: Deadline,
-        *,
-        is_durable: bool,
+        choice: Choice,
         kind: Kind = Kind.PUBLICATION,
     ) -> Content:
         """Check arguments, and return what all copies have in common.
@@ -108,22 +99,14 @@ class Topics:
         as_subject(subject)
         if kind is Kind.PUBLICATION and not subject:
             raise ValueError('a publication needs a subject, such as "status"')
-        return Content(
-            as_bytes(payload),
-            priority_of(priority),
-            payload_type_of(payload_type),
-            subject,
-            due_at(deadline),
-            is_durable,
-            kind,
-        )
+        return Content(as_bytes(payload), payload_type_of(payload_type), subject, choice, kind)
 
     async def publish(
         self, content: Content, until: Until, timeout: float | None, *, is_kept: bool
     ) -> Outcomes:
         """Send a copy to each subscriber of the subject; see `Node.publish()`."""
         seconds = as_seconds(timeout)
-        level = self._sending.level(until, is_durable=content.is_durable)
+        level = self._sending.level(until, is_durable=content.choice.is_durable)
         if is_kept:
             self._kept[content.subject] = content
         else:
@@ -137,7 +120,7 @@ class Topics:
         self, to: Iterable[Did | str], content: Content, until: Until | None
     ) -> Outcomes:
         """Send a copy to each of these peers, and wait for all; see `Node.send_all()`."""
-        level = self._sending.level(until, is_durable=content.is_durable)
+        level = self._sending.level(until, is_durable=content.choice.is_durable)
         dids = list(dict.fromkeys(self._did_of(did) for did in to))
         entries = await self._spread(dids, content)
         return await Outcomes(entries, level, self._seen_at).wait()
@@ -160,13 +143,14 @@ class Topics:
         """Queue the copy for one peer; return its receipt, or why it was not queued."""
         (message,) = self._sending.messages(
             did,
-            content.priority,
+            content.choice.priority,
             content.payload_type,
-            content.expires_at,
+            content.choice.expires_at,
             (content.payload,),
             subject=content.subject,
             kind=content.kind,
-            is_durable=content.is_durable,
+            is_durable=content.choice.is_durable,
+            latest=content.choice.latest,
         )
         try:
             self._core.endpoint.submitter.submit(message, len(content.payload))
@@ -190,7 +174,7 @@ class Topics:
         content = self._kept.get(subject)
         if content is None:
             return
-        due = content.expires_at
+        due = content.choice.expires_at
         if due is None or clock.left(due) > 0:
             self._queue(did, content)  # an error is counted where it arises
 

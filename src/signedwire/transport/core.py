@@ -95,6 +95,8 @@ class NodeCore:
         self.acceptor = Acceptor(runtime, self.endpoint, new_receiver)
         self.reader = InboxReader(runtime, self.endpoint)
         self.prober = Prober(runtime, self.endpoint)
+        self.on_open: Callable[[], None] = _nothing
+        """Called when the node is open."""
         self._start: NodeStart | None = None
         self._clock_watch: ClockWatch | None = None
         self._has_ended = NodeEnd(runtime.home)
@@ -151,6 +153,7 @@ class NodeCore:
         runtime.routing.watch(runtime.on_routes)
         self.files.start_sending()
         runtime.home.phase = Phase.OPEN
+        self.on_open()
 
     def _fit_limits(self) -> None:
         """Lower the limits of connections to the descriptors that the process may open."""
@@ -278,3 +281,7 @@ class NodeCore:
         """Return the state of the pool now. Any thread."""
         pool = self.dialers.slots.pool
         return PoolStats(active=pool.active, limit=pool.limit)
+
+
+def _nothing() -> None:
+    """Do nothing."""

@@ -129,6 +129,21 @@ class Drops:
             by_reason[reason] += count
         self.add(reason, did, count=count)
 
+    def add_replaced(self, did: Did, by_reason: Counter[Reason], count: int = 1) -> None:
+        """Count messages of this node that newer ones have replaced. Any thread.
+
+        The application has asked for that, perhaps a thousand times in a second. So these are no
+        drops, and have no event.
+
+        Args:
+            did: Their recipient.
+            by_reason: Counts the dropped messages to this recipient.
+            count: How many there were.
+        """
+        with self._lock:
+            self._counters.replaced += count
+            by_reason[Reason.REPLACED] += count
+
     def _report_due(self) -> None:
         """Report the tallies that are due, and set a timer for the others. In the loop."""
         loop = asyncio.get_running_loop()

@@ -226,6 +226,13 @@ class Link:
         """Send credit, and which messages the application has handled and refused."""
         self._output.answer(credit, answers)
 
+    def ping_every(self, seconds: float | None) -> None:
+        """Send a PING whenever no frame has come for so long; `None`: as usual."""
+        if self.state.session is not None:
+            self.state.session.ping_every(seconds, self._loop.time(), monotonic())
+            self._output.flush()
+            self._timer.arm(self.state.session.next_timeout())
+
     def note_arrivals(self, new: int, repeats: int) -> None:
         """Count the new messages of a batch, and those that carried nothing new."""
         self.state.has_delivered = self.state.has_delivered or new > 0

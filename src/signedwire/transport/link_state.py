@@ -58,6 +58,7 @@ class LinkState:
         """When the link was dialed or accepted, then opened, by the monotonic clock."""
         self.read_clocks = partial(stamp, monotonic())
         """Reads both clocks for PING and PONG."""
+        self._heard_at = 0.0
         self.outcome = outcome
         """Done when the link is open, or has failed to open with `DialError`."""
 
@@ -79,6 +80,11 @@ class LinkState:
     def round_trip(self) -> float | None:
         """Seconds between PING and PONG; `None`: not measured yet."""
         return None if self.session is None else self.session.pings.round_trip
+
+    @property
+    def heard_at(self) -> float:
+        """When the last frame of the peer came, by the clock of the event loop."""
+        return self._heard_at if self.session is None else self.session.heard_at
 
     @property
     def clock_offset(self) -> ClockOffset | None:
@@ -128,6 +134,7 @@ class LinkState:
 
     def note_over(self, cause: Cause, closed: Closed | None, address: Target | None) -> None:
         """Note that the link has ended. Fail the outcome if the link was never open."""
+        self._heard_at = self.heard_at
         self.is_over = True
         self.is_open = False
         self.session = None

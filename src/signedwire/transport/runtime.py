@@ -82,6 +82,7 @@ class Runtime:
         self.drop = self.drops.add
         self.drop_refused = self.drops.add_refused
         self.drop_failed = self.drops.add_failed
+        self.drop_replaced = self.drops.add_replaced
         self.rng = random.Random()
         self.shares = LoopShares()
         """Divides the loop's time among the links."""

@@ -11,6 +11,11 @@ from signedwire.wire.link_frames import Ping, Pong
 
 __all__ = ["Pings"]
 
+_MAX_OPEN: Final = 32
+"""Maximum number of PINGs without a PONG. One is usual; more are sent to a peer whose silence is
+watched, over a link whose round trip is longer than the time between two of them."""
+_NONE: Final = (None, 0.0)
+
 _SAMPLE_INTERVAL: Final = 60.0
 """Seconds between two PINGs to a peer that does not fall silent. Each measures its clock."""
 
@@ -29,11 +34,12 @@ class Pings:
 
     __slots__ = (
         "_interval",
-        "_last",
+        "_number",
         "_on_round_trip",
+        "_open",
         "_read_clocks",
-        "_sent_at",
         "clock_offset",
+        "last_at",
         "round_trip",
         "sample_due",
     )
@@ -48,8 +54,11 @@ class Pings:
         self._interval = interval
         self._read_clocks = read_clocks
         self._on_round_trip = on_round_trip
-        self._last = Ping(0, Stamp(0, 0))
-        self._sent_at: float | None = None
+        self._number = 0
+        self._open: dict[int, tuple[Ping, float]] = {}
+        """By number, the PINGs without a PONG, and when they were made. The oldest is first."""
+        self.last_at = now
+        """When the last PING was made; at first, when this end began."""
         self.sample_due = now
         """When the next PING is due if the peer does not fall silent."""
         self.round_trip: float | None = None
@@ -60,18 +69,23 @@ class Pings:
     @property
     def is_waiting(self) -> bool:
         """Whether the last PING has no PONG yet."""
-        return self._sent_at is not None
+        return bool(self._open)
 
     def postpone(self, seconds: float) -> None:
         """Send the next PING later, because this end stalled."""
         self.sample_due += seconds
+        self.last_at += seconds
 
     def ping(self, now: float, precise_now: float) -> Ping:
         """Make the next PING; `stamped()` encodes it when it is sent."""
-        self._sent_at = precise_now
+        self.last_at = now
         self.sample_due = now + max(_SAMPLE_INTERVAL, self._interval)
-        self._last = replace(self._last, number=self._last.number + 1)
-        return self._last
+        self._number += 1
+        ping = Ping(self._number, Stamp(0, 0))
+        self._open[ping.number] = ping, precise_now
+        if len(self._open) > _MAX_OPEN:
+            del self._open[next(iter(self._open))]
+        return ping
 
     def answer(self, ping: Ping) -> Pong:
         """Make the PONG of a PING that has just come; `stamped()` encodes it when it is sent."""
@@ -81,21 +95,22 @@ class Pings:
     def stamped(self, frame: Ping | Pong) -> bytes:
         """Encode a PING or a PONG with the present instant."""
         frame = replace(frame, sent=Stamp(*self._read_clocks()))
-        if isinstance(frame, Ping):
-            self._last = frame
+        if isinstance(frame, Ping) and frame.number in self._open:
+            self._open[frame.number] = frame, self._open[frame.number][1]
         return frame.encode()
 
     def measure(self, pong: Pong, precise_now: float) -> float | None:
-        """Learn from a PONG, and return the round trip; `None`: it answers no PING, or an old one.
+        """Learn from a PONG, and return the round trip; `None`: it answers no PING that is open.
 
         A late PONG is no sign of life: the bytes that came before it were one.
         """
-        if self._sent_at is None or pong.ping != self._last:
+        ping, sent_at = self._open.get(pong.ping.number, _NONE)
+        if pong.ping != ping:
             return None
         received = Stamp(*self._read_clocks())
-        self.clock_offset.add(self._last.sent, pong.arrived, pong.sent, received)
-        sample = precise_now - self._sent_at
-        self._sent_at = None
+        self.clock_offset.add(ping.sent, pong.arrived, pong.sent, received)
+        sample = precise_now - sent_at
+        self._open = {number: sent for number, sent in self._open.items() if number > ping.number}
         # RFC 6298, 2.3: a gain of 1/8.
         before = self.round_trip
         self.round_trip = sample if before is None else before + (sample - before) / 8

@@ -164,6 +164,9 @@ class Session:
         self._last_inbound_at = now
         self._partial_since: float | None = None
         self._precise_now = now
+        self.heard_at = now
+        """When the last valid frame came; at first, when this end began."""
+        self._ping_every: float | None = None
 
     @property
     def is_closed(self) -> bool:
@@ -209,6 +212,7 @@ class Session:
             self._last_inbound_at = now
             self._partial_since = None
             frame = frames.decode(*found)
+            self.heard_at = now
             if frame is None or type(frame) in _IDLE:
                 self.count_idle(1, now)
             if frame is not None and not self.is_closed:
@@ -410,6 +414,8 @@ class Session:
             due.append(min(self._last_inbound_at + limits.ping_interval, self.pings.sample_due))
         else:
             due.append(self._last_inbound_at + limits.dead_timeout)
+        if self._ping_every is not None and self.state is State.OPEN:
+            due.append(max(self.heard_at, self.pings.last_at) + self._ping_every)
         if self._partial_since is not None and limits.frame_timeout is not None:
             due.append(self._partial_since + limits.frame_timeout)
         due += [at for at in (self._reads.due, self._incoming.due) if at is not None]
@@ -434,6 +440,8 @@ class Session:
             self._events.append(StallNoticed(late))
             self._incoming.postpone_ends(late + _STALL)
             self.postpone(late + _STALL)
+            if self._ping_every is not None:
+                self.send_ping(now, self._precise_now)
             return
         if (
             self._partial_since is not None
@@ -458,8 +466,14 @@ class Session:
             self._partial_since += seconds
         self._incoming.postpone(seconds)
 
+    def ping_every(self, seconds: float | None, now: float, precise_now: float) -> None:
+        """Send a PING after each `seconds` without a frame; `None`: as the limits say."""
+        self._ping_every = seconds
+        if seconds is not None and now - self.pings.last_at >= seconds:
+            self.send_ping(now, precise_now)
+
     def send_ping(self, now: float, precise_now: float) -> None:
-        """Queue a PING; only the PONG of the last one counts."""
+        """Queue a PING."""
         if self.state is State.OPEN:
             self._control.append(self.pings.ping(now, precise_now))
 
