@@ -287,7 +287,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         durable: bool = False,
         deadline: Deadline = None,
-        until: Until = "queued",
+        until: Until | None = None,
         timeout: float | None = None,
         keep: bool = False,
     ) -> Outcomes:
@@ -301,7 +301,8 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
             subject: The subject: printable text in NFC, 1 to 255 bytes in UTF-8.
             payload, priority, payload_type, deadline: as for `send()`.
             durable: As for `send()`, but by default false.
-            until: The state to wait for, as for `send()`; by default "queued", without a wait.
+            until: The state to wait for, as for `send()`; by default none, so that the call
+                returns when the copies are in their queues.
             timeout: Seconds to wait for it, 0 or more; by default no limit.
             keep: Whether the node keeps the payload as the last value of the subject, by default
                 no. Then each new subscriber gets it first, until a later call for this subject.
@@ -375,6 +376,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
             ValueError: neither `subject` nor the message has a subject.
             TypeError, ClosedError, WrongContextError: see `publish()`.
         """
+        self._check_here()
         return await self.publish(
             message.subject if subject is None else subject,
             message.envelope.encode(),

@@ -256,7 +256,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         durable: bool = False,
         deadline: Deadline = None,
-        until: Until = "queued",
+        until: Until | None = None,
         timeout: float | None = None,
         keep: bool = False,
     ) -> Outcomes:
