@@ -103,7 +103,7 @@ ROOMS: dict[str, set[str]] = {
         *("errors", "types", "stats", "events", "arguments", "environment", "metrics"),
         *("delivery", "evidence", "transport", "outbox", "node_life"),
     },
-    "node": {"errors", "types", "arguments", "delivery", "messaging", "node_state"},
+    "node": {"errors", "types", "arguments", "home", "delivery", "messaging", "node_state"},
     "sync": {
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
         *("portal", "home", "wire", "delivery", "transport", "outbox", "arguments", "node"),

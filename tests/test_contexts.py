@@ -57,6 +57,10 @@ NODE: dict[str, str] = {
     "send": _WORK,
     "send_nowait": "Closed Closed Wrong works Wrong",
     "send_many": _WORK,
+    "subscribe": _WORK,
+    "publish": _WORK,
+    "send_all": _WORK,
+    "mirror": _WORK,
     "receive": _WORK,
     "receive_nowait": "Closed Closed Wrong works Wrong",
     "messages": "Closed works Wrong Wrong Wrong",  # they end with the node
@@ -100,6 +104,10 @@ SYNC: dict[str, str] = {
     "send": _BLOCKING,
     "send_nowait": _BLOCKING,
     "send_many": _BLOCKING,
+    "subscribe": "- Closed Timeout Timeout Wrong",
+    "publish": _BLOCKING,
+    "send_all": _BLOCKING,
+    "mirror": _BLOCKING,
     "receive": _BLOCKING,
     "messages": "- works works works Wrong",
     "receive_nowait": _BLOCKING,  # last: nothing is left
@@ -136,6 +144,9 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "send": (BOB.did, b"x"),
     "send_nowait": (BOB.did, b"x"),
     "send_many": (BOB.did, [b"x"]),
+    "subscribe": (BOB.did, "status"),
+    "publish": ("status", b"x"),
+    "send_all": ([BOB.did], b"x"),
     "receive": (PAUSE,),
     "probe": (BOB.did, "127.0.0.1:9"),
     "probes": (BOB.did, "127.0.0.1:9"),
@@ -169,6 +180,10 @@ class Things:
             return found
         if name in ("rotate_evidence", "outbox.export"):
             return found(self.folder / f"{method}-{len(os.listdir(self.folder))}")
+        if name == "mirror":
+            return found(self.message, "status")
+        if name == "subscribe":
+            return found(*_ARGUMENTS[name], timeout=PAUSE)
         return found(*_ARGUMENTS.get(name, ()))
 
     async def outcome(self, name: str) -> str:

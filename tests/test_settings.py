@@ -52,8 +52,8 @@ def as_toml(value: object) -> str:
     if isinstance(value, SubjectOptions):
         value = value.as_table()
     if isinstance(value, Mapping):
-        pairs = (f"{json.dumps(key)} = {as_toml(each)}" for key, each in value.items())
-        return f"{{ {', '.join(pairs)} }}"
+        lines = [f"{json.dumps(key)} = {as_toml(each)}" for key, each in value.items()]
+        return f"{{ {', '.join(lines)} }}"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, float)):

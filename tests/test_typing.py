@@ -162,11 +162,8 @@ def test_no_property_gives_any(name: str) -> None:
 # Objects that the package alone makes. The types of their constructors are not public.
 _MADE_INSIDE = {
     "SilenceWatch",
-    "Message",
-    "Outbox",
-    "DeadLetters",
-    "sync.Outbox",
-    "sync.DeadLetters",
+    *("Message", "Outbox", "DeadLetters", "Subscription", "Outcomes"),
+    *("sync.Outbox", "sync.DeadLetters", "sync.Subscription"),
 }
 _EXPORTED = {id(value) for names in MODULES.values() for value in names.values()}
 

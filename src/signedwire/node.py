@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
-from typing import TypeVar, overload
+from typing import Final, TypeVar, overload
 
 from signedwire.arguments import (
     BytesLike,
@@ -38,6 +38,8 @@ from signedwire.types import DeliveryState, Did, Kind, PayloadType, Priority, Re
 __all__ = ["Deadline", "Node"]
 
 H = TypeVar("H", bound=Handler)
+_REQUEST_TIMEOUT: Final = 10.0
+"""Seconds that a request waits for its reply by default."""
 
 
 class Node(NodeState, instead="pass the path of its key file, and make another there"):
@@ -283,7 +285,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         payload: BytesLike = b"",
         *,
         subject: str = "",
-        timeout: float = 10.0,
+        timeout: float | None = None,
         priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         durable: bool = False,
@@ -316,7 +318,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
                 StoreFailedError, ClosedError, WrongContextError: see `send()`.
         """
         self._check_here()
-        seconds = as_timeout(timeout)
+        seconds = _REQUEST_TIMEOUT if timeout is None else as_timeout(timeout)
         choice = self._sending.choose(subject, priority, durable, seconds, latest=False)
         (message,) = self._sending.messages(
             self._did_of(to),
@@ -405,7 +407,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         durable: bool | None = None,
         latest: str | bool | None = None,
         deadline: Deadline = None,
-        until: Until = "queued",
+        until: Until | None = None,
         timeout: float | None = None,
         keep: bool = False,
     ) -> Outcomes:
@@ -419,7 +421,8 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
             subject: The subject: printable text in NFC, 1 to 255 bytes in UTF-8.
             payload, priority, payload_type, latest, deadline: as for `send()`.
             durable: As for `send()`, but by default that of the subject, else false.
-            until: The state to wait for, as for `send()`; by default "queued", without a wait.
+            until: The state to wait for, as for `send()`; by default none, so that the call
+                returns when the copies are in their queues.
             timeout: Seconds to wait for it, 0 or more; by default no limit.
             keep: Whether the node keeps the payload as the last value of the subject, by default
                 no. Then each new subscriber gets it first, until a later call for this subject.
@@ -489,6 +492,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
             ValueError: neither `subject` nor the message has a subject.
             TypeError, ClosedError, WrongContextError: see `publish()`.
         """
+        self._check_here()
         return await self.publish(
             message.subject if subject is None else subject,
             message.envelope.encode(),

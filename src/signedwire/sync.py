@@ -252,7 +252,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         payload: BytesLike = b"",
         *,
         subject: str = "",
-        timeout: float = 10.0,
+        timeout: float | None = None,
         priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
         durable: bool = False,
@@ -318,7 +318,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         durable: bool | None = None,
         latest: str | bool | None = None,
         deadline: Deadline = None,
-        until: Until = "queued",
+        until: Until | None = None,
         timeout: float | None = None,
         keep: bool = False,
     ) -> Outcomes:

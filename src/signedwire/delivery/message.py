@@ -375,9 +375,9 @@ class IncomingMessage(Message):
             self.origin.acked(self)
 
     @property
-    def control_type(self) -> ControlType:
-        """The type of a control message."""
-        return control_type_of(self._body)
+    def control_type(self) -> ControlType | None:
+        """The type of a control message; `None` for the other kinds."""
+        return control_type_of(self._body) if self.kind is Kind.CONTROL else None
 
     def keep_path(self, path: MerklePath, overhead: int) -> None:
         """Note that the message is a copy, with this path in place of the leaves of a batch.

@@ -46,11 +46,11 @@ class Outcomes(Mapping[Did, Receipt | SignedWireError]):
     def __init__(
         self,
         entries: dict[Did, Receipt | SignedWireError],
-        level: DeliveryState,
+        state: DeliveryState,
         seen_at: Callable[[Did], float | None],
     ) -> None:
         self._entries = entries
-        self._level = level
+        self._level = state
         self._seen_at = seen_at
 
     def __getitem__(self, did: Did) -> Receipt | SignedWireError:

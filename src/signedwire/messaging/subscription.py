@@ -36,7 +36,7 @@ class Subscription(Bound, instead="subscribe again there"):
         core: NodeCore,
         subscriptions: Subscriptions,
         topic: Topic,
-        timeout: float | None,
+        timeout: float | None = None,
     ) -> None:
         self._core = core
         self._subscriptions = subscriptions

@@ -102,10 +102,11 @@ class Topics:
         return Content(as_bytes(payload), payload_type_of(payload_type), subject, choice, kind)
 
     async def publish(
-        self, content: Content, until: Until, timeout: float | None, *, is_kept: bool
+        self, content: Content, until: Until | None, timeout: float | None, *, is_kept: bool
     ) -> Outcomes:
         """Send a copy to each subscriber of the subject; see `Node.publish()`."""
         seconds = as_seconds(timeout)
+        until = DeliveryState.QUEUED if until is None else until
         level = self._sending.level(until, is_durable=content.choice.is_durable)
         if is_kept:
             self._kept[content.subject] = content
