@@ -11,7 +11,7 @@ from typing import Any, Final
 from bodykit import encode_v2_body
 from idkit import id_of
 from linkkit import ALICE, BOB, EVE, body, received
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.store import Marks, MemoryStore, SqliteStore, Store, StoreLimits
 from signedwire.delivery.store.commits import Writer

@@ -104,7 +104,11 @@ ROOMS: dict[str, set[str]] = {
         *("delivery", "evidence", "transport", "outbox", "node_life"),
     },
     "node": {"errors", "types", "arguments", "home", "delivery", "messaging", "node_state"},
+    "sync_parts": {
+        *("errors", "types", "home", "portal", "delivery", "messaging", "outbox", "arguments"),
+    },
     "sync": {
+        "sync_parts",
         *("errors", "types", "identity", "config", "settings", "routing", "stats", "events"),
         *("portal", "home", "wire", "delivery", "transport", "outbox", "arguments", "node"),
         *("metrics", "messaging"),

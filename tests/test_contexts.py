@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import json
 import os
 import pickle
@@ -61,6 +62,12 @@ NODE: dict[str, str] = {
     "publish": _WORK,
     "send_all": _WORK,
     "mirror": _WORK,
+    "request": _WORK,
+    "serve": "works Closed Wrong Wrong Wrong",
+    "name_of": _STATE,
+    "on_silence": "works Closed Wrong Wrong Wrong",
+    "age": "- works works works works",
+    "check_within": "- works works works works",
     "receive": _WORK,
     "receive_nowait": "Closed Closed Wrong works Wrong",
     "messages": "Closed works Wrong Wrong Wrong",  # they end with the node
@@ -108,6 +115,12 @@ SYNC: dict[str, str] = {
     "publish": _BLOCKING,
     "send_all": _BLOCKING,
     "mirror": _BLOCKING,
+    "request": "- Closed Timeout Timeout Wrong",
+    "serve": _BLOCKING,
+    "name_of": _STATE,
+    "on_silence": _BLOCKING,
+    "age": "- works works works works",
+    "check_within": "- works works works works",
     "receive": _BLOCKING,
     "messages": "- works works works Wrong",
     "receive_nowait": _BLOCKING,  # last: nothing is left
@@ -139,7 +152,12 @@ SYNC: dict[str, str] = {
     "message.ack": "- Closed works works Wrong",
     "message.nack": "- Closed works works Wrong",
 }
-_SHORT = {"ClosedError": "Closed", "WrongContextError": "Wrong", "TimeoutError": "Timeout"}
+_SHORT = {
+    "NoReplyError": "Timeout",
+    "ClosedError": "Closed",
+    "WrongContextError": "Wrong",
+    "TimeoutError": "Timeout",
+}
 _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "send": (BOB.did, b"x"),
     "send_nowait": (BOB.did, b"x"),
@@ -147,6 +165,8 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "subscribe": (BOB.did, "status"),
     "publish": ("status", b"x"),
     "send_all": ([BOB.did], b"x"),
+    "name_of": (BOB.did,),
+    "on_silence": (BOB.did, 5.0, lambda silence: None),
     "receive": (PAUSE,),
     "probe": (BOB.did, "127.0.0.1:9"),
     "probes": (BOB.did, "127.0.0.1:9"),
@@ -158,6 +178,9 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "receipt.wait": (DeliveryState.HANDLED, PAUSE),
     "receipt.result": (DeliveryState.HANDLED, PAUSE),
 }
+
+
+_NUMBERS = itertools.count()
 
 
 class Things:
@@ -182,6 +205,14 @@ class Things:
             return found(self.folder / f"{method}-{len(os.listdir(self.folder))}")
         if name == "mirror":
             return found(self.message, "status")
+        if name == "age":
+            return found(self.message)
+        if name == "check_within":
+            return found(self.message, 1.0)
+        if name == "request":
+            return found(BOB.did, timeout=PAUSE)
+        if name == "serve":
+            return found(f"subject {next(_NUMBERS)}", lambda message: b"")
         if name == "subscribe":
             return found(*_ARGUMENTS[name], timeout=PAUSE)
         return found(*_ARGUMENTS.get(name, ()))

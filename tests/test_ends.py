@@ -295,7 +295,7 @@ def _hold_up(stage: str, may_go_on: threading.Event) -> Callable[[], None]:
         return wait
 
     if stage == "store":
-        patch.setattr("signedwire.node.open_store", held_up(_open_store()))
+        patch.setattr("signedwire.node_life.open_store", held_up(_open_store()))
     if stage == "access":
         patch.setattr(AccessList, "reload", held_up(AccessList.reload))
     if stage == "evidence":

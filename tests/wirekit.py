@@ -36,7 +36,7 @@ from signedwire import (
     Target,
     TransportConfig,
 )
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
 from signedwire.transport.core import NodeCore
 from signedwire.transport.network import Listener, Network, Receiver, Stream

@@ -33,8 +33,9 @@ Packages:
 
 Modules for users:
 
-- `node`, `sync`: `Node` for asyncio and for threads. `node_life`: its start and end;
-  `node_state`: its files, peers and counters. `outbox`: the messages in its store.
+- `node`, `sync`: `Node` for asyncio and for threads. `node_life`: its start and end; `node_state`:
+  its files, peers and counters. `sync_parts`: blocking forms of what belongs to a node.
+- `outbox`: the messages in the store of a node.
 - `identity`: keys, the only module that signs and verifies; `keysources`: finding the key of a
   process; `keyfiles`, `keyformats` and `keytexts`: reading and writing key files.
 - `config`: the options; `settings`: reading them from a file and the environment;

@@ -20,6 +20,7 @@ from signedwire.errors import ClosedError, WrongContextError
 
 __all__ = ["Bound", "Home", "Phase", "Turns", "running_loop"]
 
+_BLOCKING: Final = ("signedwire.sync", "signedwire.sync_parts")
 _MAKE_ANOTHER: Final = "Make a new one after the fork"
 _TURN: Final = 0.002
 """Seconds for which a caller may keep the event loop."""
@@ -38,7 +39,7 @@ class Bound:
     def __init_subclass__(cls, instead: str | None = None) -> None:
         super().__init_subclass__()
         if instead is not None:
-            is_blocking = cls.__module__ == "signedwire.sync"
+            is_blocking = cls.__module__ in _BLOCKING
             name = f"sync.{cls.__name__}" if is_blocking else cls.__name__
             article = "an" if name[0] in "AEIOU" else "a"
             cls._instead = f"{article} {name} can be neither pickled nor copied: {instead}"

@@ -361,7 +361,10 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
 
         Raises:
             ValueError, TypeError: an argument cannot be used, or the subject has a handler.
+            ClosedError, WrongContextError: see `receive()`.
         """
+        if self._core.runtime.home.phase is not Phase.NEW:
+            self._check_here()
         as_subject(subject)
         most = as_count(limit, "limit")
 

@@ -21,7 +21,7 @@ from typing import Final, TypeAlias
 
 from signedwire.arguments import whole_number
 from signedwire.config import TransportConfig
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.send_options import SendOptions, new_ids
 from signedwire.delivery.store import (

@@ -24,7 +24,7 @@ from signedwire.arguments import (
     priority_of,
     shown,
 )
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.receipt import Receipt, future_waker, state_to_wait_for
 from signedwire.delivery.send_options import SendOptions, new_ids

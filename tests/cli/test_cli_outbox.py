@@ -14,7 +14,7 @@ from clikit import LIMIT, Process, expect_one_sentence, isolate, listener, run, 
 from signedwire import Identity, Reason, SignedEnvelope
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.receipt_waits import ReceiptWaits
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.receipt import advance_all
 from signedwire.delivery.store import SqliteStore
 from signedwire.environment import state_folder

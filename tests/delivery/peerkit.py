@@ -28,8 +28,9 @@ from signedwire.delivery.dial_history import DialHistory
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
 from signedwire.delivery.known_senders import KnownSenders
-from signedwire.delivery.message import IncomingMessage, OutgoingMessage
+from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.null_store import NullStore
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.peer_session import EndedLink, PeerSession
 from signedwire.delivery.policy import Policies
 from signedwire.delivery.ports import MessageQueue

@@ -11,7 +11,7 @@ import pytest
 from idkit import id_of
 from linkkit import ALICE, BOB, EVE, body
 from signedwire.delivery.all_send_streams import AllSendStreams
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.send_streams import SendStreams

@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from signedwire.delivery.backlog_cursor import BacklogCursor, BacklogCursors
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.store import MemoryStore, Store
 from signedwire.types import DeliveryState, Priority

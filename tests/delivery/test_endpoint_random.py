@@ -20,8 +20,9 @@ from idkit import number_of
 from linkkit import ALICE, BOB, EVE, body_of, credits, received
 from signedwire.clock import WallInstant
 from signedwire.delivery import session_map
-from signedwire.delivery.message import IncomingMessage, OutgoingMessage
+from signedwire.delivery.message import IncomingMessage
 from signedwire.delivery.null_store import NullStore
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.receive_streams import ReceiveStreams
 from signedwire.errors import BackpressureError, NotAllowedError, UnknownPeerError

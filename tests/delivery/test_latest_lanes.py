@@ -15,7 +15,7 @@ from peerkit import Desk, ManualClock, closed, still_clock
 
 from linkkit import BOB
 from signedwire.delivery.lanes import Lanes
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions, new_ids
 from signedwire.delivery.send_queue import SendQueue
 from signedwire.types import DeliveryState, Priority, Reason

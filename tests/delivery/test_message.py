@@ -12,7 +12,8 @@ import pytest
 from bodykit import encode_v2_body
 from idkit import id_of
 from signedwire.clock import WallInstant
-from signedwire.delivery.message import IncomingMessage, Message, OutgoingMessage
+from signedwire.delivery.message import IncomingMessage, Message
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.send_options import SendOptions
 from signedwire.errors import SignatureError

@@ -11,8 +11,8 @@ from idkit import id_of, number_of
 from signedwire import clock
 from signedwire.clock import WallInstant
 from signedwire.delivery.backlog_cursor import BacklogCursor
-from signedwire.delivery.message import OutgoingMessage
 from signedwire.delivery.message_restorer import MessageRestorer
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.store import MemoryStore, OutgoingRow, Store
 from signedwire.types import DeliveryState, Did, Priority, Reason
 from signedwire.wire.header import expiry_of

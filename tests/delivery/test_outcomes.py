@@ -26,7 +26,7 @@ from signedwire import (
     sync,
 )
 from signedwire.delivery import outcomes as outcomes_module
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
 from signedwire.types import Priority
 from wirekit import (

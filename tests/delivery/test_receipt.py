@@ -16,7 +16,7 @@ import pytest
 
 from idkit import id_of, number_of
 from signedwire.delivery.advice import NEEDS_STORE
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt, Step, advance_all, future_waker, transition_all
 from signedwire.errors import (
     Cause,

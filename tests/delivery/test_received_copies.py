@@ -12,7 +12,7 @@ from peerkit import Desk, FakeStore, still_clock
 from test_streams import ACCEPTED, US, Sender
 
 from linkkit import ALICE, BOB, EVE, body, received
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.store import Marks, Store
 from signedwire.errors import StoreCorruptError
 from signedwire.identity import Label

@@ -10,7 +10,7 @@ import pytest
 from peerkit import THERE, Desk, FakeLink, ManualClock, still_clock
 
 from linkkit import BOB, EVE, credits
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.types import Priority, Reason
 from signedwire.wire import link_frames as frames
 

@@ -10,7 +10,7 @@ from peerkit import Desk, FakeStore, ManualClock, still_clock
 
 from signedwire.delivery.advice import UNANSWERED
 from signedwire.delivery.backlog_cursor import BacklogCursors
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.removed_rows import RemovedRows
 from signedwire.delivery.send_progress import SendProgress
 from signedwire.delivery.store import MemoryStore, RowName

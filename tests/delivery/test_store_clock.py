@@ -12,7 +12,7 @@ from idkit import id_of
 from linkkit import ALICE, BOB
 from signedwire import clock
 from signedwire.clock import WallInstant, monotonic, unix_time
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.store import MemoryStore, OutgoingRow, SqliteStore, Store
 from signedwire.types import Priority

@@ -16,7 +16,8 @@ import pytest
 
 from idkit import id_of, number_of
 from linkkit import ALICE, BOB, EVE, body, credits, received
-from signedwire.delivery.message import IncomingMessage, OutgoingMessage
+from signedwire.delivery.message import IncomingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.receive_streams import Arrivals, ReceiveStreams
 from signedwire.delivery.send_options import SendOptions

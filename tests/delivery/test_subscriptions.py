@@ -21,7 +21,8 @@ from signedwire import (
 )
 from signedwire.delivery import subscriptions as module
 from signedwire.delivery.inbox import Inbox
-from signedwire.delivery.message import IncomingMessage, OutgoingMessage
+from signedwire.delivery.message import IncomingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.subscriptions import Subscriptions, Topic
 from signedwire.types import unix_time_us
 from signedwire.wire.header import control_type_of, subject_of

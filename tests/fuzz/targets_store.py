@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.store import DeadLetter, Marks, OutgoingRow, SqliteStore
 from signedwire.errors import (

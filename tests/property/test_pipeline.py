@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from idkit import id_of
 from signedwire.config import TransportConfig
 from signedwire.delivery.inbox import Inbox
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
 from signedwire.identity import Identity
 from signedwire.transport.v1.validator import V1Validator, Verified

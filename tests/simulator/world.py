@@ -35,7 +35,8 @@ from signedwire.delivery.all_send_streams import AllSendStreams
 from signedwire.delivery.denials import DenialFilter
 from signedwire.delivery.endpoint import Endpoint
 from signedwire.delivery.inbox import Inbox
-from signedwire.delivery.message import Message, OutgoingMessage
+from signedwire.delivery.message import Message
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.removed_rows import RemovedRows
 from signedwire.delivery.send_streams import Refused

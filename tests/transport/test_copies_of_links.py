@@ -12,7 +12,7 @@ import pytest
 from test_link import Net, both_networks, meet, next_of
 
 from signedwire import DeliveryState, Did, Message, Node, Priority, Receipt
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
 from signedwire.evidence.chain import LogChecker
 from signedwire.transport.copies import send_copies

@@ -27,7 +27,7 @@ from signedwire import (
     Target,
     UnknownPeerError,
 )
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
 from signedwire.sending import wait_for_room
 from signedwire.transport import runtime as runtime_module

@@ -36,7 +36,7 @@ from signedwire import (
 from signedwire.delivery import dial_history as dial_history_module
 from signedwire.delivery import peer_sender as peer_sender_module
 from signedwire.delivery import peer_session as peer_session_module
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.peer_receiver import PeerReceiver
 from signedwire.delivery.receive_streams import ReceiveStreams
 from signedwire.delivery.send_options import SendOptions

@@ -13,7 +13,7 @@ from idkit import id_of
 from linkkit import body, credits, frames_of, open_pair, ping
 from linkkit import session as new_session
 from signedwire import FailureKind, TransportConfig
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.stranger_room import StrangerRoom

@@ -15,7 +15,7 @@ from test_links import RawPeer
 
 from signedwire import DeliveryState, Node, Sample, TransportConfig
 from signedwire.delivery.endpoint import Endpoint
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.metrics import HISTOGRAMS, METRICS
 from signedwire.stats import Counters
 from signedwire.sync import Node as BlockingNode

@@ -34,7 +34,7 @@ from signedwire import (
 )
 from signedwire.delivery import dial_history as dial_history_module
 from signedwire.delivery.backoff import backoff_delays
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
 from signedwire.transport import tcp_stream
 from signedwire.transport.asyncio_stream import AsyncioStream

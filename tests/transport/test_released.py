@@ -18,7 +18,7 @@ from signedwire import (
     TransportConfig,
     verify_receipt,
 )
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.transport.store_driver import StoreDriver
 from signedwire.wire.header import stream_of
 from signedwire.wire.parts import BatchWriter

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from idkit import id_of
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
 from signedwire.errors import Cause
 from signedwire.transport.v1.connection import V1Connection

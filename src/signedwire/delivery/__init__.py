@@ -19,8 +19,8 @@
 - `send_queue`: the queue to a peer, with a lane for each stream. `lanes`: those of one kind, which
   share a limit, and slots reserved for Critical. `bounded_queue`: limits of a queue.
   `room_waiters`: the callers that wait for room.
-- `message`: a message in the sending and in the receiving application. `send_options`: the
-  options that the messages of one call share, and their ids.
+- `message`: a received message. `outgoing_message`: a message on its way out. `send_options`:
+  the options that the messages of one call share, and their ids.
 - `inbox`: received messages that the application has not taken yet. `fair_lanes`: the turns
   of their senders. `known_senders`: senders that come before strangers. `inbox_budget`: the
   bytes of all waiting messages. `stranger_room`: the bytes of all unfinished batches of strangers.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.send_streams import Refused, SendStreams
 from signedwire.types import Credit

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Final
 from weakref import WeakValueDictionary
 
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.store import OutgoingRow
 from signedwire.types import Did, Priority

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from signedwire import clock
 from signedwire.delivery.bounded_memory import BoundedSet
 from signedwire.delivery.log_limiter import LogLimiter
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.peer_sender import BROKE
 from signedwire.delivery.peer_session import EndedLink, LinkVerdict, PeerSession
 from signedwire.delivery.ports import Host, LinkPort, Routes

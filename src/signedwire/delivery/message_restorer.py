@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from signedwire.delivery.backlog_cursor import BacklogCursor
 from signedwire.delivery.deadlines import instant_of, is_relative, moved
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.ports import MessageQueue
 from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.store import OutgoingRow, Store

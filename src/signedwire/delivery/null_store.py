@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from signedwire.delivery.advice import UNANSWERED
-from signedwire.delivery.message import IncomingMessage, OutgoingMessage
+from signedwire.delivery.message import IncomingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.ports import Host, MessageQueue
 from signedwire.delivery.receive_streams import Arrivals
 from signedwire.delivery.send_streams import Refused

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from signedwire.delivery.message import IncomingMessage, OutgoingMessage
+from signedwire.delivery.message import IncomingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.errors import BackpressureError
 from signedwire.types import Did, Reason
 

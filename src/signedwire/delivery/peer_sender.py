@@ -12,7 +12,7 @@ from typing import Final
 from signedwire import clock
 from signedwire.delivery.advice import HALF_SENT, late_by_the_peer
 from signedwire.delivery.all_send_streams import AllSendStreams
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.ports import DialerPort, LinkPort, Timer
 from signedwire.delivery.receipt import Receipt, advance_all
 from signedwire.delivery.room_waiters import RoomWaiters

@@ -18,7 +18,8 @@ from typing import Protocol
 
 from signedwire.config import TransportConfig
 from signedwire.delivery.dial_history import DialHistory
-from signedwire.delivery.message import IncomingMessage, OutgoingMessage
+from signedwire.delivery.message import IncomingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.receive_streams import Arrivals
 from signedwire.delivery.send_queue import SendQueue
 from signedwire.delivery.send_streams import Refused

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from signedwire.clock import new_epoch
 from signedwire.delivery.advice import UNANSWERED
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_streams import Refused
 from signedwire.delivery.store import UNLESS_FAILED, Backlog, Store
 from signedwire.errors import Cause, StoreError

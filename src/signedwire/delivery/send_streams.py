@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, TypeAlias, cast
 from weakref import ref
 
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.receipt import transition_all
 from signedwire.delivery.receipted_batch import AnsweredBatch, ReceiptedBatch
 from signedwire.types import Credit, DeliveryState, Priority, unix_time_us

@@ -14,7 +14,7 @@ from typing import Final
 
 from signedwire import clock
 from signedwire.delivery.all_send_streams import AllSendStreams
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.delivery.ports import Routes

@@ -18,7 +18,8 @@ from typing import Final, Protocol
 from signedwire.delivery.backoff import backoff_delays
 from signedwire.delivery.bounded_memory import BoundedSet
 from signedwire.delivery.inbox import Inbox
-from signedwire.delivery.message import IncomingMessage, OutgoingMessage
+from signedwire.delivery.message import IncomingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.ports import Timer
 from signedwire.delivery.send_options import SendOptions, new_ids
 from signedwire.delivery.session_context import SessionContext

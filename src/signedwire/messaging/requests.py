@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Final
 
 from signedwire.arguments import BytesLike, as_bytes
-from signedwire.delivery.message import IncomingMessage, Message, OutgoingMessage
+from signedwire.delivery.message import IncomingMessage, Message
 from signedwire.delivery.open_requests import OpenRequests
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt, future_waker
 from signedwire.errors import ClosedError, DeliveryFailedError, NoReplyError
 from signedwire.sending import Sending

@@ -20,7 +20,7 @@ from signedwire.arguments import (
     payload_type_of,
 )
 from signedwire.delivery.inbox import Inbox
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.subscribers import Subscribers
 from signedwire.delivery.subscriptions import Subscriptions, Topic

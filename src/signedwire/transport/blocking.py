@@ -11,7 +11,7 @@ from typing import Self
 
 from signedwire.arguments import as_seconds
 from signedwire.config import TransportConfig
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt
 from signedwire.delivery.send_options import SendOptions
 from signedwire.errors import ClosedError, ConfigError, WrongContextError

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from signedwire.clock import monotonic
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.stream_answers import Answers
 from signedwire.transport.answer_watch import AnswerWatch

@@ -22,7 +22,7 @@ from typing import Final
 from signedwire.delivery.backlog_cursor import BacklogCursors
 from signedwire.delivery.commit_window import CommitWindow
 from signedwire.delivery.endpoint import Endpoint
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.ports import MessageQueue
 from signedwire.delivery.removed_rows import RemovedRows
 from signedwire.delivery.send_progress import SendProgress

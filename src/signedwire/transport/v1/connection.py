@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from typing import Final, Protocol
 
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.errors import Cause, FailureKind
 from signedwire.transport.network import Stream
 from signedwire.transport.os_errors import describe_os_error

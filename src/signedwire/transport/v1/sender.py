@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from signedwire.delivery.message import OutgoingMessage
+from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.peer_session import PeerSession
 from signedwire.errors import Cause, DialError, FailureKind
 from signedwire.transport.dial_attempt import DialAttempt, DialerParts
