@@ -247,7 +247,7 @@ def check_payloads(payloads: object) -> None:
     if not isinstance(payloads, Iterable):
         hint = "; collect it into a list first" if hasattr(payloads, "__aiter__") else ""
         raise TypeError(f"payloads is {_kind(payloads)}; an iterable of bytes is wanted{hint}")
-    # Nearly all payloads are bytes, and `issuperset` asks for each in C, which saves 0.04 µs.
+    # Nearly all payloads are bytes, and `issuperset` asks for each in C, which saves 0.03 µs.
     if isinstance(payloads, Sequence) and not {bytes}.issuperset(map(type, payloads)):
         for place, payload in enumerate(payloads):
             if not isinstance(payload, (bytes, bytearray, memoryview)):

@@ -43,8 +43,8 @@ class AcceptedLeaves:
     def keepers(self) -> tuple[Callable[[int], None], Callable[[bytes], None]]:
         """Return two functions that do as `add()`, with the sequence and with the leaf.
 
-        For the loop over the messages of a batch, until the next call of another method: they are
-        no Python functions, and leaves are joined once for a batch. That saves 0.1 µs per message.
+        For the loop over the messages of a batch. They are no Python functions, and leaves are
+        joined once for a batch. That saves 0.06 µs per message.
         """
         return self._sequences.append, self._fresh.append
 

@@ -183,7 +183,7 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
         body = self._body
         if type(self._signature) is bytes:
             return body[V1_HEADER_SIZE:]
-        if body[KIND] != _REPLY:  # nearly always: without the call, this takes half the time
+        if body[KIND] != _REPLY:  # nearly always; no call saves 0.04 µs
             return body[MIN_V2_HEADER_SIZE + body[SUBJECT_SIZE] :]
         return body[payload_start(body) :]
 

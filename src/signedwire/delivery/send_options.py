@@ -24,7 +24,7 @@ def new_ids(count: int) -> list[bytes]:
     All are drawn now, and none is kept for later: a forked process would use it again.
     """
     drawn = os.urandom(MESSAGE_ID_SIZE * count)
-    # One call cuts them all: slices in a loop took 0.08 µs longer per message.
+    # One call cuts them all: slices in a loop took 0.06 µs longer per message.
     return list(struct.unpack(f"{MESSAGE_ID_SIZE}s" * count, drawn))
 
 
