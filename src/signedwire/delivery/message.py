@@ -31,16 +31,20 @@ from signedwire.types import (
 )
 from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.header import (
+    KIND,
+    MIN_V2_HEADER_SIZE,
     PAYLOAD_TYPE,
     PRIORITY,
+    SUBJECT_SIZE,
     V1_HEADER_SIZE,
+    V2_START,
     VOLATILE,
-    complete_v2_body,
     epoch_of,
     expiry_of,
     is_durable,
     kind_of,
     message_id_of,
+    pack_v2_start,
     payload_start,
     sender_of,
     sequence_of,
@@ -54,6 +58,7 @@ from signedwire.wire.session import BatchReceived
 
 __all__ = ["Message", "AckSink", "IncomingMessage", "OutgoingMessage"]
 
+_REPLY: Final = int(Kind.REPLY)
 _QUEUED: Final = DeliveryState.QUEUED
 _LOOK_AGAIN: Final = 1.0
 """Interval in seconds at which a wait checks its deadline again."""
@@ -176,8 +181,11 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     def payload(self) -> bytes:
         """The bytes that were sent."""
         body = self._body
-        start = V1_HEADER_SIZE if isinstance(self._signature, bytes) else payload_start(body)
-        return body[start:]
+        if type(self._signature) is bytes:
+            return body[V1_HEADER_SIZE:]
+        if body[KIND] != _REPLY:  # nearly always; no call saves 0.04 µs
+            return body[MIN_V2_HEADER_SIZE + body[SUBJECT_SIZE] :]
+        return body[payload_start(body) :]
 
     @property
     def priority(self) -> Priority:
@@ -565,5 +573,5 @@ class OutgoingMessage(Receipt):
     def complete(self, common: bytes, sequence: int) -> None:
         """Do as `number()`, with the result of `options.common()` shared by many messages."""
         # First the call that can fail: a sequence means that the body has a header.
-        self.body = complete_v2_body(common, self.body, self._id, sequence)
+        self.body = pack_v2_start(V2_START, self._id, sequence) + common + self.body
         self.sequence = sequence
