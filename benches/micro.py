@@ -11,7 +11,7 @@ from typing import Final
 from signedwire import Did, Identity, SignedEnvelope
 from signedwire.wire.envelope import sign_batch, verify_batch
 from signedwire.wire.frames import FrameDecoder, encode_frame
-from signedwire.wire.header import complete_v2_body, encode_v2_common
+from signedwire.wire.header import V2_START, encode_v2_common, pack_v2_start
 
 __all__ = ["BATCHES", "STEPS", "measure_steps"]
 
@@ -73,7 +73,8 @@ def _v2_steps(alice: Identity, bob: Did, payload: bytes) -> dict[str, Step]:
     for count in BATCHES:
         common = encode_v2_common(sender + bytes(bob), 1, 1, 0, 1, 0)
         bodies = [
-            complete_v2_body(common, payload, bytes(16), number) for number in range(1, count + 1)
+            pack_v2_start(V2_START, bytes(16), number) + common + payload
+            for number in range(1, count + 1)
         ]
         _, signature, _ = sign_batch(alice, bodies)
         signing[f"sign batch of {count}"] = (partial(sign_batch, alice, bodies), count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from signedwire.wire.header import complete_v2_body, encode_v2_common
+from signedwire.wire.header import V2_START, encode_v2_common, pack_v2_start
 
 __all__ = ["encode_v2_body"]
 
@@ -19,4 +19,4 @@ def encode_v2_body(
 ) -> bytes:
     """Header and payload of a v2 envelope; the further arguments are of `encode_v2_common()`."""
     end = encode_v2_common(parties, *common, **named)
-    return complete_v2_body(end, payload, message_id, sequence_number)
+    return pack_v2_start(V2_START, message_id, sequence_number) + end + payload

@@ -99,20 +99,25 @@ def _monotonic_of_system() -> Callable[[], float]:
 
 _system_monotonic: Final = _monotonic_of_system()
 _clock = Clock()
-# Read at each frame, so without the method of the class in between.
+# Read several times for each frame, so without the methods of the class in between.
 _monotonic = _system_monotonic
+_unix_time_ns: Callable[[], int] = time.time_ns
 
 
 @contextlib.contextmanager
 def use(clock: Clock) -> Iterator[None]:
     """Replace the clocks of this process, for tests. Only one thread at a time may use it."""
-    global _clock, _monotonic
-    before = _clock, _monotonic
-    _clock, _monotonic = clock, clock.monotonic
+    global _clock, _monotonic, _unix_time_ns
+
+    def unix_time_ns() -> int:
+        return clock.unix_time_us() * 1000
+
+    before = _clock, _monotonic, _unix_time_ns
+    _clock, _monotonic, _unix_time_ns = clock, clock.monotonic, unix_time_ns
     try:
         yield
     finally:
-        _clock, _monotonic = before
+        _clock, _monotonic, _unix_time_ns = before
 
 
 def monotonic() -> float:
@@ -125,7 +130,7 @@ def unix_time_us() -> int:
 
     A clock can be set to before 1970, which no header or record can represent.
     """
-    return max(1, _clock.unix_time_us())
+    return max(1, _unix_time_ns() // 1000)
 
 
 def unix_time() -> float:

@@ -10,7 +10,7 @@ from signedwire.transport.certificates import ALPN
 from signedwire.types import Priority
 from signedwire.wire.batch import batch_root, leaves_of
 from signedwire.wire.envelope import MerklePath, SignedEnvelope, sign_batch
-from signedwire.wire.header import complete_v2_body, encode_v2_common
+from signedwire.wire.header import V2_START, encode_v2_common, pack_v2_start
 from signedwire.wire.joint import receipt_hash, sign_joint
 from signedwire.wire.link_frames import REFUSED_ENVELOPES, Receipts
 from signedwire.wire.receipt_proof import encode_receipt_proof
@@ -76,7 +76,7 @@ def body(
         expires_at_us=expires_at_us,
         is_durable=is_durable,
     )
-    return complete_v2_body(common, payload, sequence.to_bytes(16, "little"), sequence)
+    return pack_v2_start(V2_START, sequence.to_bytes(16, "little"), sequence) + common + payload
 
 
 def sign(bodies: list[bytes], signer: Identity = ALICE) -> SentBatch:

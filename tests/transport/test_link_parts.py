@@ -631,6 +631,26 @@ class TestLinkOutput:
         assert out.frames() == ["Receipts"]
 
     @on_asyncio
+    async def test_receipts_of_one_read_share_a_signature(self) -> None:
+        out = Output()
+        out.output.receipts._delay._prompt_until = float("inf")  # the application has held the loop
+        out.output.queue_receipts([bytes(32)], [], is_committed=False)
+        assert out.frames() == ["Receipts"]
+        out.output.gather()
+        for _ in range(3):
+            out.output.queue_receipts([bytes(32)], [], is_committed=False)
+        assert out.frames() == []
+        out.output.stop_gathering()
+        out.output.flush()
+        assert out.frames() == ["Receipts"]
+
+    @on_asyncio
+    async def test_credit_that_is_not_told_sets_nothing_going(self) -> None:
+        out = Output()
+        out.output.answer({1: Credit(1, 100)}, Answers([], [], []))
+        assert not out.output.receipts._delay._is_waiting
+
+    @on_asyncio
     async def test_refusals_go_before_credit(self) -> None:
         out = Output()
         refusal = frames.Refusal(bytes(32), Reason.REFUSED)
@@ -678,7 +698,7 @@ class Events:
         state = LinkState(None, 0.0, asyncio.get_running_loop().create_future())
         receive = SimpleNamespace(receive=lambda *_: None)
         state.peer_session = cast("Any", SimpleNamespace(receiver=receive, did=ALICE.did))
-        self.output = cast("Any", SimpleNamespace(is_held=False))
+        self.output = cast("Any", SimpleNamespace(is_held=False, gather=lambda: None))
         self.ends: list[Closed] = []
         self.reasons: list[Reason] = []
         runtime: Any = SimpleNamespace(

@@ -75,7 +75,7 @@ class AllSendStreams:
 
     def is_in_flight(self, name: bytes) -> bool:
         """Whether the batch with this `SentBatch.name` has messages without an answer."""
-        return any(streams.is_in_flight(name) for streams in self._used)
+        return self.durable.is_in_flight(name) or self.volatile.is_in_flight(name)
 
     def take_batch(
         self,
@@ -106,7 +106,7 @@ class AllSendStreams:
 
     def is_expected(self, receipts: Receipts) -> bool:
         """Whether a message waits for one of these receipts."""
-        return any(streams.is_expected(receipts) for streams in self._used)
+        return self.durable.is_expected(receipts) or self.volatile.is_expected(receipts)
 
     def receipts(self, receipts: Receipts, raw: bytes) -> list[OutgoingMessage]:
         """Apply receipts of kinds 1 to 3, and return the messages that are now accepted."""

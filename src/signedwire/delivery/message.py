@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from signedwire.arguments import (
     BytesLike,
@@ -30,8 +30,11 @@ from signedwire.types import (
 )
 from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.header import (
+    KIND,
+    MIN_V2_HEADER_SIZE,
     PAYLOAD_TYPE,
     PRIORITY,
+    SUBJECT_SIZE,
     V1_HEADER_SIZE,
     VOLATILE,
     control_type_of,
@@ -54,6 +57,7 @@ from signedwire.wire.session import BatchReceived
 __all__ = ["Message", "AckSink", "IncomingMessage"]
 
 _ACKED, _NACKED, _REPLIED = 1, 2, 3
+_REPLY: Final = int(Kind.REPLY)
 
 
 class AckSink(Protocol):
@@ -202,8 +206,11 @@ class Message(Bound, instead="pass its `payload`, or its `envelope`"):
     def payload(self) -> bytes:
         """The bytes that were sent."""
         body = self._body
-        start = V1_HEADER_SIZE if isinstance(self._signature, bytes) else payload_start(body)
-        return body[start:]
+        if type(self._signature) is bytes:
+            return body[V1_HEADER_SIZE:]
+        if body[KIND] != _REPLY:  # nearly always; no call saves 0.04 µs
+            return body[MIN_V2_HEADER_SIZE + body[SUBJECT_SIZE] :]
+        return body[payload_start(body) :]
 
     @property
     def priority(self) -> Priority:

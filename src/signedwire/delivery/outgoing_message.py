@@ -27,10 +27,11 @@ from signedwire.wire.envelope import SignedEnvelope
 from signedwire.wire.header import (
     PAYLOAD_TYPE,
     PRIORITY,
-    complete_v2_body,
+    V2_START,
     expiry_of,
     is_durable,
     kind_of,
+    pack_v2_start,
     payload_start,
     sequence_of,
     subject_of,
@@ -276,5 +277,5 @@ class OutgoingMessage(Receipt):
     def complete(self, common: bytes, sequence: int) -> None:
         """Do as `number()`, with the result of `options.common()` shared by many messages."""
         # First the call that can fail: a sequence means that the body has a header.
-        self.body = complete_v2_body(common, self.body, self._id, sequence)
+        self.body = pack_v2_start(V2_START, self._id, sequence) + common + self.body
         self.sequence = sequence

@@ -67,6 +67,7 @@ _RANK = {
     DeliveryState.ACCEPTED: 3,
     DeliveryState.HANDLED: 4,
 }
+_RANKED = {str(state): state for state in _RANK}
 _STATES = tuple(DeliveryState)
 _CODES = {state: code for code, state in enumerate(_STATES)}
 # Maximum length of a history: the first three steps and the last ones are kept.
@@ -473,7 +474,9 @@ def state_to_wait_for(until: Until | None, *, has_store: bool) -> DeliveryState:
     """
     if until is None:
         return default_wait_state(has_store=has_store)
-    state = state_named(until, _RANK)
+    # A look-up first: `state_named()` takes up to 1 µs longer.
+    named = _RANKED.get(until) if type(until) is str else None
+    state = named or state_named(until, _RANK)
     if state is DeliveryState.PERSISTED and not has_store:
         raise ValueError(NEEDS_STORE)
     return state

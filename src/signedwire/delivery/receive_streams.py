@@ -161,11 +161,11 @@ class ReceiveStreams:
         new: list[IncomingMessage] = []
         duplicates: list[bytes] = []
         refusals: list[Refusal] = []
-        refused: list[int] = []
-        late: list[int] = []
-        parties, epoch, marks, accepted = self._parties, self.epoch, self.marks, self._accepted
-        unpack, leaves, kinds = unpack_v2, batch.leaves, 0
-        first = stream_of(batch.bodies[0]) & VOLATILE
+        refused, late = list[int](), list[int]()
+        parties, epoch, marks = self._parties, self.epoch, self.marks
+        unpack, leaves, stream, kinds = unpack_v2, batch.leaves, stream_of(batch.bodies[0]), 0
+        accepted = self._accepted[stream % VOLATILE]
+        keep_sequence, keep_leaf = accepted.keepers()
         largest = MIN_V2_HEADER_SIZE + max_payload_size
         # Not the batch itself: else one message would keep all others of it in memory.
         seal = SentBatch(batch.root, batch.leaves, batch.signature)
@@ -186,15 +186,16 @@ class ReceiveStreams:
                     marks[lane] = sequence
                     flaw = None if admit is None else admit(body)
                     if flaw is None and not 0 < due_us <= now_us:
-                        at, due = first + lane, due_us or None
-                        new.append(IncomingMessage(body, seal, index, due, origin, True, at))
-                        accepted[lane].add(sequence, leaf)
+                        due = due_us or None
+                        new.append(IncomingMessage(body, seal, index, due, origin, True, stream))
+                        keep_sequence(sequence)
+                        keep_leaf(leaf)
                         kinds |= kind
                         continue
                     if flaw is None:
                         self._late.add(leaf)
                         late.append(index)
-                elif accepted[lane].has(sequence, leaf):
+                elif accepted.has(sequence, leaf):
                     duplicates.append(leaf)
                     continue
                 elif admit is not None:
@@ -204,8 +205,7 @@ class ReceiveStreams:
                 reason = self._flaw(body, largest)
             refusals.append(Refusal(leaves[index], reason))
             refused.append(index)
-        for lane_leaves in accepted:
-            lane_leaves.trim()
+        accepted.trim()
         receipted = _receipted(batch, new, refused)
         invalid = sorted({*refused} - {*late})
         return Arrivals(new, receipted, duplicates, refusals, late, invalid, kinds > 0)

@@ -109,15 +109,18 @@ class RecvWindow:
         changed, self._changed = self._changed, set()
         found: dict[int, Credit] = {}
         for stream in sorted(changed, key=_urgency):
-            credit = self._sizes[stream].minus(self._in_inbox.of(stream))
-            credit = credit.minus(self._uncommitted.of(stream))
+            messages, free = self._sizes[stream]
+            messages -= self._in_inbox.messages[stream] + self._uncommitted.messages[stream]
+            free -= self._in_inbox.bytes[stream] + self._uncommitted.bytes[stream]
             for link in self._links:
-                credit = credit.minus(link.state.peer_credit_left(stream))
-            size = self._budget.free_for(receiver, max(0, credit.bytes))
-            if size < credit.bytes:
+                unused = link.state.peer_credit_left(stream)
+                messages -= unused.messages
+                free -= unused.bytes
+            size = self._budget.free_for(receiver, max(0, free))
+            if size < free:
                 self._changed.add(stream)
-            if credit.messages > 0 or size:
-                found[stream] = Credit(max(0, credit.messages), size)
+            if messages > 0 or size:
+                found[stream] = Credit(max(0, messages), size)
         return found
 
     def add_link(self, link: LinkPort) -> None:

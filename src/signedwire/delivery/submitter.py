@@ -114,8 +114,9 @@ class Submitter:
             return 0
         session = self._sessions.session(messages[0].recipient)
         sender = session.sender
+        failures = sender.failures
         for message in messages:
-            message.failures_before = sender.failures
+            message.failures_before = failures
         count = sender.lanes.put_many(messages, messages[0].options.stream)
         if not count:
             return 0

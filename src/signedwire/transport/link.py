@@ -173,6 +173,7 @@ class Link:
         """Handle the events, write what is due, and set the timer."""
         state = self.state
         self.take_events()
+        self._output.stop_gathering()
         self._output.watch_answers(
             is_used=state.peer_session is not None and state.peer_session.link is self
         )
@@ -181,6 +182,7 @@ class Link:
             self._timer.arm(state.session.next_timeout())
 
     def take_events(self) -> None:
+        """Handle the events. The caller also calls `finish_turn()`."""
         state = self.state
         while state.session is not None and (event := state.session.next_event()) is not None:
             self._events.handle(self, state.session, event)

@@ -89,6 +89,7 @@ class LinkEvents:
                     self._on_batch()
                 if self._runtime.is_open:  # or the sender keeps it, and sends it again
                     self._unsettled += 1
+                    output.gather()  # until `finish_turn()`
                     peer_session.receiver.receive(event, unix_time_us(), link)
             case ReceiptsReceived(receipts):
                 state.has_progress |= endpoint.on_receipts(peer_session, receipts)

@@ -22,7 +22,7 @@ class InputPort(Protocol):
         """Begin the session with the DID that is proven, or end the link."""
 
     def take_events(self) -> None:
-        """Handle the events of the session."""
+        """Handle the events of the session. The caller also calls `finish_turn()`."""
 
     def finish_turn(self) -> None:
         """Handle the events, write what is due, and set the timer."""

@@ -82,10 +82,9 @@ class RoomWait:
 
     def look(self) -> None:
         """Note which batches are unfinished after a frame; wait if there is no room for them."""
-        session = self._state.session
-        if session is None:
+        session, is_known = self._state.session, self._state.is_known
+        if session is None or (is_known and not self._size):
             return
-        is_known = self._state.is_known
         size = 0 if is_known else session.unfinished_bytes
         is_full = self._room.is_full and not is_known
         if (size == self._size and not is_full) or self.is_waiting:

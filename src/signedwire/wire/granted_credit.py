@@ -46,17 +46,13 @@ class GrantedCredit:
     def add(self, stream: int, messages: int, size: int) -> bool:
         """Grant more; return whether the peer must be told now. See `Session.grant()`."""
         self.granted[stream] = granted = self.granted[stream].plus(messages, size)
-        told = self.told[stream]
-        return any(
-            new > old and ((new - old) * 4 >= first or old - received < needed)
-            for new, old, first, received, needed in zip(
-                granted,
-                told,
-                self._first[stream],
-                self.received[stream],
-                (1, self._largest),
-                strict=True,
-            )
+        told, first, received = self.told[stream], self._first[stream], self.received[stream]
+        more, more_bytes = granted.messages - told.messages, granted.bytes - told.bytes
+        return (
+            more > 0 and (more * 4 >= first.messages or told.messages <= received.messages)
+        ) or (
+            more_bytes > 0
+            and (more_bytes * 4 >= first.bytes or told.bytes - received.bytes < self._largest)
         )
 
     def tell(self) -> CreditFrame:

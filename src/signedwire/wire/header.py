@@ -59,12 +59,12 @@ __all__ = [
     "V1_HEADER_SIZE",
     "V1_VERSION",
     "STREAMS",
+    "SUBJECT_SIZE",
     "V2_START",
     "V2_VERSION",
     "VOLATILE",
     "check_header",
     "check_v2_header",
-    "complete_v2_body",
     "control_type_of",
     "encode_v1_header",
     "encode_v2_common",
@@ -76,6 +76,7 @@ __all__ = [
     "is_v2",
     "kind_of",
     "message_id_of",
+    "pack_v2_start",
     "parties_of",
     "payload_start",
     "recipient_of",
@@ -120,7 +121,7 @@ _EPOCH: Final = 106
 _EXPIRY: Final = 114
 _CONTROL_TYPE: Final = 123
 FLAGS: Final = 124
-_SUBJECT_SIZE: Final = 125
+SUBJECT_SIZE: Final = 125
 
 DURABLE: Final = 1
 VOLATILE: Final = 4
@@ -139,8 +140,10 @@ _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _U64: Final = struct.Struct("<Q")
 _V1: Final = struct.Struct("<II16sQ32s32sQBB")
 _V1_ID: Final = struct.Struct("<QQ")
-_V2: Final = struct.Struct("<8s16sQ")
 _V2_COMMON: Final = struct.Struct("<64sQBBQQBBBB")
+pack_v2_start: Final = struct.Struct("<8s16sQ").pack
+"""Writes (`V2_START`, message id, sequence), which differ between the messages of one call. The
+common end of the header follows, then the payload."""
 unpack_v2: Final = struct.Struct("<8s16xQ64s8xBBQQHxB").unpack_from
 """Reads (`V2_START`, sequence, parties, priority, payload type, epoch, expiry or 0, kind, subject
 size) of a v2 body in one call, for the loop over received envelopes. The number of the kind has
@@ -238,12 +241,12 @@ def stream_of(body: bytes) -> int:
 
 def subject_of(body: bytes) -> str:
     """Return the subject from a v2 body."""
-    return body[MIN_V2_HEADER_SIZE : MIN_V2_HEADER_SIZE + body[_SUBJECT_SIZE]].decode()
+    return body[MIN_V2_HEADER_SIZE : MIN_V2_HEADER_SIZE + body[SUBJECT_SIZE]].decode()
 
 
 def payload_start(body: bytes) -> int:
     """Return the position of the payload in a v2 body, which is the size of its header."""
-    size = MIN_V2_HEADER_SIZE + body[_SUBJECT_SIZE]
+    size = MIN_V2_HEADER_SIZE + body[SUBJECT_SIZE]
     return size + _REPLY_TO_SIZE if body[KIND] == _REPLY else size
 
 
@@ -302,7 +305,7 @@ def check_v2_header(body: bytes) -> None:
 
 def has_sound_end(body: bytes) -> bool:
     """Whether subject and reply_to fit into a v2 body, and the subject may be one."""
-    end = MIN_V2_HEADER_SIZE + body[_SUBJECT_SIZE]
+    end = MIN_V2_HEADER_SIZE + body[SUBJECT_SIZE]
     return payload_start(body) <= len(body) and is_subject(body[MIN_V2_HEADER_SIZE:end])
 
 
@@ -366,11 +369,6 @@ def encode_v2_common(
         len(subject),
     )
     return fixed + subject + reply_to
-
-
-def complete_v2_body(common: bytes, payload: bytes, message_id: bytes, sequence: int) -> bytes:
-    """Complete `common` to a body. Called per message, so it packs only what differs."""
-    return _V2.pack(V2_START, message_id, sequence) + common + payload
 
 
 def with_epoch(body: bytes, epoch: int) -> bytes:

@@ -243,7 +243,7 @@ class OutgoingBatches:
 
     def has(self, stream: int) -> bool:
         """Whether a batch of this stream is under way."""
-        return any(writer.stream == stream for writer in self._queue)
+        return bool(self._queue) and any(writer.stream == stream for writer in self._queue)
 
     def add(self, writer: BatchWriter) -> None:
         """Add a batch."""

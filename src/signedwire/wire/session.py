@@ -255,6 +255,11 @@ class Session:
 
     # -- output --------------------------------------------------------------------------
 
+    @property
+    def has_control(self) -> bool:
+        """Whether frames other than those of batches wait to be sent."""
+        return bool(self._control or self._close_frame)
+
     def data_to_send(self, room: int | None = None, precise_now: float | None = None) -> bytes:
         """Return the bytes to write now and forget them; empty if there are none.
 
@@ -271,10 +276,10 @@ class Session:
             self._report_read(precise_now)
         if not self._control and not parts and not self._close_frame:
             return b""
-        control = (
+        control = [
             frame if isinstance(frame, bytes) else self.pings.stamped(frame)
             for frame in self._control
-        )
+        ]
         data = b"".join((*control, *parts, self._close_frame))
         self._control, self._close_frame = [], b""
         return data
@@ -418,7 +423,11 @@ class Session:
             due.append(max(self.heard_at, self.pings.last_at) + self._ping_every)
         if self._partial_since is not None and limits.frame_timeout is not None:
             due.append(self._partial_since + limits.frame_timeout)
-        due += [at for at in (self._reads.due, self._incoming.due) if at is not None]
+        read_due, rest_due = self._reads.due, self._incoming.due
+        if read_due is not None:
+            due.append(read_due)
+        if rest_due is not None:
+            due.append(rest_due)
         return min(due, default=None)
 
     def handle_timeout(self, now: float, precise_now: float | None = None) -> None:
