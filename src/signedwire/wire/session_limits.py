@@ -1,10 +1,19 @@
-"""The limits that one end of a v2 link applies to the other."""
+"""The states of one end of a v2 link, and the limits that it applies to the other."""
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
-__all__ = ["SessionLimits"]
+__all__ = ["SessionLimits", "State"]
+
+
+class State(enum.Enum):
+    """The states of a session; see the diagram at the top of `session`."""
+
+    OPENING = enum.auto()
+    OPEN = enum.auto()
+    CLOSED = enum.auto()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
