@@ -74,13 +74,16 @@ class ReceiveStreams:
         "_late",
         "_not_stored",
         "_parties",
+        "_remembered",
         "epoch",
         "marks",
     )
 
     def __init__(self, us: bytes, peer: bytes, remembered: int, refused: int = 4096) -> None:
         self._parties = peer + us  # as a header has them
-        self._accepted = tuple(AcceptedLeaves(remembered) for _ in Priority)
+        self._remembered = remembered
+        self._accepted: list[AcceptedLeaves | None] = [None] * len(Priority)
+        """The last accepted messages of each lane; `None`: the lane has accepted none."""
         self.epoch = 0
         """The latest epoch of the peer; 0: none."""
         self.marks = [0] * len(Priority)
@@ -88,6 +91,13 @@ class ReceiveStreams:
         # full. A peer that sends them again, because our refusal was lost, gets the same answer.
         self._late = BoundedSet(refused)
         self._not_stored = BoundedSet(refused)
+
+    def _accepted_in(self, lane: int) -> AcceptedLeaves:
+        """Return the last accepted messages of one lane."""
+        accepted = self._accepted[lane]
+        if accepted is None:
+            accepted = self._accepted[lane] = AcceptedLeaves(self._remembered)
+        return accepted
 
     def marks_now(self) -> tuple[int, int, int, int]:
         """Return the marks of the four streams, for HELLO."""
@@ -98,7 +108,8 @@ class ReceiveStreams:
     def weight(self) -> int:
         """Approximate memory of the remembered leaves, in bytes."""
         refused = len(self._late) + len(self._not_stored)
-        return 40 * sum(map(len, self._accepted)) + 150 * refused
+        accepted = sum([len(lane) for lane in self._accepted if lane is not None])
+        return 40 * accepted + 150 * refused
 
     def begin(self, epoch: int) -> None:
         """Begin an epoch of the peer that is later than the latest known one."""
@@ -106,8 +117,7 @@ class ReceiveStreams:
         assert epoch > before
         self.epoch = epoch
         self.marks = [0] * len(Priority)
-        for accepted in self._accepted:
-            accepted.clear()
+        self._accepted = [None] * len(Priority)
         self._late.clear()
         self._not_stored.clear()
 
@@ -125,8 +135,9 @@ class ReceiveStreams:
         not_stored: Iterable[bytes],
     ) -> None:
         """Add the leaves that an earlier process stored in this epoch; `accepted` by lane."""
-        for lane, leaves in zip(self._accepted, accepted, strict=True):
-            lane.restore(leaves)
+        for lane, leaves in enumerate(accepted):
+            if known := list(leaves):
+                self._accepted_in(lane).restore(known)
         for leaf in late:
             self._late.add(leaf)
         for leaf in not_stored:
@@ -134,7 +145,7 @@ class ReceiveStreams:
 
     def refuse(self, leaf: bytes, lane: int) -> None:
         """Turn an accepted message into a refused one, because it could not be stored."""
-        self._accepted[lane].remove(leaf)
+        self._accepted_in(lane).remove(leaf)
         self._not_stored.add(leaf)
 
     def arrived(
@@ -177,19 +188,21 @@ class ReceiveStreams:
                 and sequence
                 and len(body) <= (_limit_of(body, largest) if more or kind == _REPLY else largest)
             ):
-                leaf, flaw = leaves[index], None
+                leaf, flaw, known = leaves[index], None, accepted[lane]
+                if known is None:
+                    known = self._accepted_in(lane)
                 if sequence > marks[lane]:
                     marks[lane] = sequence
                     flaw = None if admit is None else admit(body)
                     if flaw is None and not 0 < due_us <= now_us:
                         at, due = first + lane, due_us or None
                         new.append(IncomingMessage(body, seal, index, due, origin, True, at))
-                        accepted[lane].add(sequence, leaf)
+                        known.add(sequence, leaf)
                         continue
                     if flaw is None:
                         self._late.add(leaf)
                         late.append(index)
-                elif accepted[lane].has(sequence, leaf):
+                elif known.has(sequence, leaf):
                     duplicates.append(leaf)
                     continue
                 elif admit is not None:
@@ -199,13 +212,17 @@ class ReceiveStreams:
                 reason = self._flaw(body, largest)
             refusals.append(Refusal(leaves[index], reason))
             refused.append(index)
-        for lane_leaves in accepted:
-            lane_leaves.trim()
+        self._trim()
         receipted = _keep_paths(batch, new)
         if refused:
             out = set(refused)
             receipted = [leaf for index, leaf in enumerate(leaves) if index not in out]
         return Arrivals(new, receipted, duplicates, refusals, late, sorted({*refused} - {*late}))
+
+    def _trim(self) -> None:
+        for accepted in self._accepted:
+            if accepted is not None:
+                accepted.trim()
 
     def _reason(self, leaf: bytes) -> Reason:
         """Return the reason to refuse a valid message that was not accepted before."""

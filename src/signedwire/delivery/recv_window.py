@@ -117,7 +117,8 @@ class RecvWindow:
             if size < credit.bytes:
                 self._changed.add(stream)
             if credit.messages > 0 or size:
-                found[stream] = Credit(max(0, credit.messages), size)
+                is_whole = credit.messages >= 0 and size == credit.bytes
+                found[stream] = credit if is_whole else Credit(max(0, credit.messages), size)
         return found
 
     def add_link(self, link: LinkPort) -> None:
