@@ -52,6 +52,7 @@ class LinkInput:
     __slots__ = (
         "_channel",
         "_handshake",
+        "_is_waiting",
         "_link",
         "_loop",
         "_lost",
@@ -88,6 +89,7 @@ class LinkInput:
         # left, and an empty deque takes 624 bytes. Empty bytes: the end of the stream.
         self._queue: list[bytes | memoryview] = []
         self._overhead = 0
+        self._is_waiting = False  # whether input waits for a later turn
         self._lost: Cause | None = None  # why the connection is gone, while input of it is left
         self.turn_tag = 0.0
 
@@ -101,6 +103,8 @@ class LinkInput:
 
     def receive(self, data: bytes) -> None:
         """Process ciphertext, now or in a later turn of the event loop."""
+        if self._is_waiting:
+            self._socket.set_waiting(True)
         if len(data) <= _COSTLY_STEP:
             self._queue.append(data)
         else:
@@ -179,7 +183,11 @@ class LinkInput:
             self._link.abort(CLOSED_HERE)
 
     def set_waiting(self, is_waiting: bool) -> None:
-        self._socket.set_waiting(is_waiting)
+        self._is_waiting = is_waiting
+        # The socket of a link that is not costly is read once more. Mostly it has nothing more,
+        # and to stop and go on takes two system calls for each link that waits in a turn.
+        if not is_waiting or self.is_costly:
+            self._socket.set_waiting(is_waiting)
 
     # -- steps ------------------------------------------------------------------------------
 
