@@ -276,6 +276,11 @@ class Session:
         return data
 
     @property
+    def has_control(self) -> bool:
+        """Whether frames other than parts of batches are to be sent."""
+        return bool(self._control)
+
+    @property
     def _can_answer(self) -> bool:
         """Whether the peer would still read an answer: our CLOSE has not been sent."""
         return self.state is State.OPEN or (
