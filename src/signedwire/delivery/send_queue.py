@@ -41,19 +41,18 @@ class SendQueue(Generic[T]):
         reserve: Number of further slots of each kind that only Critical may use.
     """
 
-    __slots__ = ("_by_stream", "_durable_half", "_volatile_half")
+    __slots__ = ("_durable_half", "_volatile_half")
 
     def __init__(self, limit: int, reserve: int = 0) -> None:
         self._durable_half: Lanes[T] = Lanes(limit, reserve)
         self._volatile_half: Lanes[T] = Lanes(limit, reserve)
-        self._by_stream = tuple(
-            lanes.lane(priority)
-            for lanes in (self._durable_half, self._volatile_half)
-            for priority in Priority
-        )
 
     def _lanes_of(self, stream: int) -> Lanes[T]:
         return self._volatile_half if stream >= VOLATILE else self._durable_half
+
+    def _peek(self, stream: int) -> deque[T] | None:
+        """Return one lane; `None`: it was never used, so it is empty."""
+        return self._lanes_of(stream).peek(stream % VOLATILE)
 
     def put(self, item: T, stream: int) -> bool:
         """Append to the lane of a stream; return `False` and do nothing if there is no room."""
@@ -72,17 +71,16 @@ class SendQueue(Generic[T]):
 
         Only the one consumer thread calls this, and calls `notify_room()` after taking.
         """
-        return self._by_stream[stream]
+        return self._lanes_of(stream).lane(stream % VOLATILE)
 
     def waiting(self) -> list[int]:
         """Return the streams that have items, the highest priority last."""
-        lanes = self._by_stream
-        return [stream for stream in _BOTTOM_UP if lanes[stream]]
+        return [stream for stream in _BOTTOM_UP if self._peek(stream)]
 
     def take(self) -> T | None:
         """Remove and return the oldest item of the highest lane; `None` if all are empty."""
         for stream in _TOP_DOWN:
-            lane = self._by_stream[stream]
+            lane = self._peek(stream)
             if lane:
                 try:
                     item = lane.popleft()
@@ -138,7 +136,7 @@ class SendQueue(Generic[T]):
 
     def size(self, stream: int) -> int:
         """Return the number of items in one lane."""
-        return len(self._by_stream[stream])
+        return len(self._peek(stream) or ())
 
     def sizes(self) -> dict[Priority, int]:
         """Return the number of items of each priority."""
@@ -150,8 +148,8 @@ class SendQueue(Generic[T]):
         return len(self._durable_half) + len(self._volatile_half)
 
     def __bool__(self) -> bool:
-        return any(self._by_stream)
+        return bool(self._durable_half or self._volatile_half)
 
     def __iter__(self) -> Iterator[T]:
         """Iterate over a snapshot, in the order in which the items would be taken."""
-        return chain.from_iterable([tuple(self._by_stream[stream]) for stream in _TOP_DOWN])
+        return chain.from_iterable([tuple(self._peek(stream) or ()) for stream in _TOP_DOWN])
