@@ -39,6 +39,7 @@ __all__ = [
     "is_subject_text",
     "parse_peer",
     "parse_target",
+    "shared_credit",
 ]
 
 _BASE58_ALPHABET: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -393,11 +394,22 @@ class Credit(NamedTuple):
 
     def minus(self, used: Credit) -> Credit:
         """Return the difference to `used`."""
+        if not (used.messages or used.bytes):
+            return self  # not a copy: the credit of most streams is never used
         return Credit(self.messages - used.messages, self.bytes - used.bytes)
 
     def exceeds(self, limit: Credit) -> bool:
         """Whether one of the figures is above that of `limit`."""
         return self.messages > limit.messages or self.bytes > limit.bytes
+
+
+@lru_cache(maxsize=64)
+def shared_credit(messages: int, size: int) -> Credit:
+    """Return `Credit(messages, size)`, the same object for the same figures.
+
+    Most links have the same credit in most streams, and keep several figures for each.
+    """
+    return Credit(messages, size)
 
 
 class Priority(enum.IntEnum):

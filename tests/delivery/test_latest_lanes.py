@@ -245,7 +245,7 @@ class LanesMachine(RuleBasedStateMachine):
             assert list(self.lanes.lane(priority)) == [item for item, _ in lane]
         waiting = {(p, item[0]) for p, lane in self.model.items() for item, _ in lane if item[0]}
         assert self.lanes._newest.keys() == waiting, "the index holds what waits, and nothing else"
-        assert self.lanes._returned <= waiting
+        assert self.lanes._returned.keys() <= waiting
 
 
 TestLanesMachine = LanesMachine.TestCase

@@ -303,10 +303,10 @@ class TakenByAnother(deque[int]):
 
 def test_the_last_item_of_a_lane_is_taken_by_another_thread() -> None:
     queue: SendQueue[int] = SendQueue(4)
-    *others, _ = queue._by_stream
-    queue._by_stream = (*others, TakenByAnother([1]))
+    lanes = queue._volatile_half._lanes
+    lanes[CRITICAL] = TakenByAnother([1])
     assert queue.take() is None
-    queue._by_stream = (*others, TakenByAnother([2]))
+    lanes[CRITICAL] = TakenByAnother([2])
     assert queue.put(3, HIGH)
     assert queue.take() == 3
 

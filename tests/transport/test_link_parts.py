@@ -292,6 +292,25 @@ class TestLinkInput:
         assert wire.input.drop_if_reset() is is_costly
         assert wire.owner.is_over is is_costly
 
+    @pytest.mark.parametrize("is_costly", [False, True])
+    @on_asyncio
+    async def test_a_link_that_waits_is_read_once_more_unless_it_is_costly(
+        self, *, is_costly: bool
+    ) -> None:
+        wire = Wire().begin()
+        wire.owner.is_costly = is_costly
+        stops: list[bool] = []
+        wire.socket.set_waiting = stops.append
+        wire.input.set_waiting(True)
+        assert stops == [True] * is_costly
+        wire.send(PINGS)
+        assert stops == [True] * (1 + is_costly)
+        wire.work()
+        wire.input.set_waiting(False)
+        assert stops[-1] is False
+        wire.send(PINGS)
+        assert stops[-1] is False
+
 
 class Channel:
     """Encrypts nothing."""

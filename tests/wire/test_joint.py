@@ -328,6 +328,18 @@ class TestReceiving:
         alice.send_batch(ASKED)
         assert [type(each) for each in frames_of(alice.data_to_send(None, 0.004))] == [Part]
 
+    @pytest.mark.parametrize(("size", "expected"), [(1800, [Receipts]), (2000, [Receipts, Read])])
+    def test_read_goes_along_with_the_receipt_of_a_large_batch(
+        self, size: int, expected: list[type]
+    ) -> None:
+        alice, bob = alice_open(), session(BOB, ALICE)
+        bob.receive_data(hello().encode(), 0.0)
+        bob.data_to_send()
+        batch = bob.send_batch([body(1, bytes(size), sender=BOB, recipient=ALICE)])
+        alice.receive_data(bob.data_to_send(), 0.0)
+        alice.send_receipts(ACCEPTED_BATCHES, [batch.root], 77)
+        assert [type(each) for each in frames_of(alice.data_to_send(0, 0.0))] == expected
+
 
 OTHER = [body(3, b"another", sender=BOB, recipient=ALICE)]
 OTHER_JOINED, OTHER_BATCH = joint(replace(PLAIN, at_us=99), OTHER)

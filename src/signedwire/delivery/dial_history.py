@@ -96,7 +96,8 @@ class DialHistory:
 
     def __init__(self, new_delays: Callable[[], Iterator[float]]) -> None:
         self._new_delays = new_delays
-        self._delays = new_delays()
+        self._delays: Iterator[float] | None = None
+        """The pauses after the next failures; `None`: they begin anew."""
         self._opened_at: float | None = None
         self.next_at = 0.0
         """When the next attempt may begin."""
@@ -158,10 +159,10 @@ class DialHistory:
         if not outcome.has_opened:
             self.standing = Standing.DOUBTFUL
         if outcome.lengthens_pause:
-            self.next_at = now + next(self._delays)
+            self.next_at = now + self._next_delay()
         elif outcome is AttemptOutcome.STABLE:
             self.next_at = now
-            self._delays = self._new_delays()
+            self._delays = None
 
     def note_error(self, cause: Cause, at: float) -> None:
         """Note an error and its instant, by the monotonic clock."""
@@ -179,16 +180,21 @@ class DialHistory:
         If a pause is under way, the peer has failed just now, and the pauses stay long.
         """
         if not self.pause(now):
-            self._delays = self._new_delays()
+            self._delays = None
 
     def add_pause(self, seconds: float | None = None) -> None:
         """Add seconds to the pause. `None`: as many as a further failure would cost."""
-        self.next_at += next(self._delays) if seconds is None else seconds
+        self.next_at += self._next_delay() if seconds is None else seconds
+
+    def _next_delay(self) -> float:
+        if self._delays is None:
+            self._delays = self._new_delays()
+        return next(self._delays)
 
     def hurry(self) -> None:
         """Allow an attempt at once, and let the next pauses be short."""
         self.next_at = 0.0
-        self._delays = self._new_delays()
+        self._delays = None
 
     # -- the use of the connection ------------------------------------------------------------
 

@@ -5,7 +5,8 @@ emergency stop finds room when the queue is full. `delivery.send_queue` has the 
 and takes from them.
 
 Items leave in the order in which they entered their lane. An item with a key takes the place of the
-item with the same key that waits in its lane, see `put_latest()`.
+item with the same key that waits in its lane, see `put_latest()`. A lane is made when it is first
+used: most peers use one or two of their eight lanes, and an empty deque takes 624 bytes.
 
 Threads: any thread may call each method. The lock is held once for each batch that is taken, so a
 place in a lane never changes its item while the consumer looks at it.
@@ -56,20 +57,28 @@ class Lanes(BoundedQueue, Generic[T]):
         key_of: Callable[[T], Hashable | None] = no_key,
     ) -> None:
         super().__init__(limit, reserve)
-        self._lanes: tuple[deque[T], ...] = tuple(deque() for _ in Priority)
+        self._lanes: list[deque[T] | None] = [None] * len(Priority)
+        """By priority; `None`: the lane was never used."""
         self._key_of = key_of
         # By lane and key, the newest item of the key. All of them wait in the lanes, which bounds
         # their number.
         self._newest: dict[tuple[int, Hashable], T] = {}
-        self._returned: set[tuple[int, Hashable]] = set()
+        self._returned: dict[tuple[int, Hashable], None] = {}
         """The keys in `_newest` whose item was taken before and put back."""
+
+    def _made(self, priority: int) -> deque[T]:
+        """Return one lane, and make it if it was never used. The caller holds the lock."""
+        lane = self._lanes[priority]
+        if lane is None:
+            lane = self._lanes[priority] = deque()
+        return lane
 
     def put(self, item: T, priority: int) -> bool:
         """Append to the lane of `priority`; return `False` and do nothing if there is no room."""
         with self._lock:
             if self._free_slots(priority) <= 0:
                 return False
-            self._lanes[priority].append(item)
+            self._made(priority).append(item)
             return True
 
     def put_latest(self, item: T, priority: int) -> PutLatest[T]:
@@ -79,7 +88,7 @@ class Lanes(BoundedQueue, Generic[T]):
         and numbers rise along a lane. So it leaves, and the new item is appended.
         """
         with self._lock:
-            lane, name = self._lanes[priority], (priority, self._key_of(item))
+            lane, name = self._made(priority), (priority, self._key_of(item))
             old = self._newest.get(name)
             if old is None:
                 if self._free_slots(priority) <= 0:
@@ -88,7 +97,7 @@ class Lanes(BoundedQueue, Generic[T]):
             elif name in self._returned:
                 lane.remove(old)
                 lane.append(item)
-                self._returned.remove(name)
+                del self._returned[name]
             else:
                 lane[lane.index(old)] = item
             self._newest[name] = item
@@ -98,20 +107,31 @@ class Lanes(BoundedQueue, Generic[T]):
         """Append as many of the first items as there is room for; return how many."""
         with self._lock:
             count = min(len(items), max(0, self._free_slots(priority)))
-            self._lanes[priority].extend(items[:count])
+            self._made(priority).extend(items[:count])
             return count
 
     def add_many(self, items: Iterable[T], priority: int) -> None:
         """Append without regard to the limit; the caller bounds the number in another way."""
         with self._lock:
-            self._lanes[priority].extend(items)
+            self._made(priority).extend(items)
 
     def _free_slots(self, priority: int) -> int:
-        low, normal, high, critical = self._lanes
-        return self._count_free(priority, len(critical), len(low) + len(normal) + len(high))
+        low, normal, high, critical = self._sizes()
+        return self._count_free(priority, critical, low + normal + high)
+
+    def _sizes(self) -> list[int]:
+        return [0 if lane is None else len(lane) for lane in self._lanes]
 
     def lane(self, priority: int) -> deque[T]:
         """Return one lane, to look at it."""
+        lane = self._lanes[priority]
+        if lane is None:
+            with self._lock:
+                return self._made(priority)
+        return lane
+
+    def peek(self, priority: int) -> deque[T] | None:
+        """Return one lane; `None`: it was never used, so it is empty. As `lane()` otherwise."""
         return self._lanes[priority]
 
     def take_from(self, priority: int, take: Callable[[deque[T]], list[T]]) -> list[T]:
@@ -120,8 +140,10 @@ class Lanes(BoundedQueue, Generic[T]):
         It may remove others that it meets there, and must not call this queue. Its caller calls
         `notify_room()`.
         """
-        lane = self._lanes[priority]
         with self._lock:
+            lane = self._lanes[priority]
+            if not lane:
+                return []
             if not self._newest:
                 return take(lane)
             before = len(lane)
@@ -138,8 +160,8 @@ class Lanes(BoundedQueue, Generic[T]):
 
     def take(self, priority: int) -> T | None:
         """Remove and return the oldest item of one lane; `None` if it is empty."""
-        lane = self._lanes[priority]
         with self._lock:
+            lane = self._lanes[priority]
             if not lane:
                 return None
             item = lane.popleft()
@@ -154,13 +176,13 @@ class Lanes(BoundedQueue, Generic[T]):
         for item in items:
             if (key := key_of(item)) is not None and newest.get((priority, key)) is item:
                 del newest[priority, key]
-                self._returned.discard((priority, key))
+                self._returned.pop((priority, key), None)
 
     def _forget_absent(self) -> None:
         """Forget the keys of all items that are in no lane."""
-        waiting = {id(item) for lane in self._lanes for item in lane}
+        waiting = {id(item) for lane in self._lanes for item in lane or ()}
         self._newest = {name: item for name, item in self._newest.items() if id(item) in waiting}
-        self._returned &= self._newest.keys()
+        self._returned = {name: None for name in self._returned if name in self._newest}
 
     def put_back(self, items: Iterable[tuple[T, int]]) -> list[T]:
         """Put items with their priorities, in the order taken, back to the heads of their lanes.
@@ -179,8 +201,8 @@ class Lanes(BoundedQueue, Generic[T]):
                         superseded.append(item)
                         continue
                     self._newest[priority, key] = item
-                    self._returned.add((priority, key))
-                self._lanes[priority].appendleft(item)
+                    self._returned[priority, key] = None
+                self._made(priority).appendleft(item)
         return superseded[::-1]
 
     def remove_if(self, is_unwanted: Callable[[T], bool]) -> list[T]:
@@ -188,6 +210,8 @@ class Lanes(BoundedQueue, Generic[T]):
         removed: list[T] = []
         with self._lock:
             for priority, lane in enumerate(self._lanes):
+                if lane is None:
+                    continue
                 before = len(removed)
                 for _ in range(len(lane)):
                     item = lane.popleft()
@@ -201,7 +225,10 @@ class Lanes(BoundedQueue, Generic[T]):
 
     def sizes(self) -> dict[Priority, int]:
         """Return the number of items in each lane."""
-        return {priority: len(self._lanes[priority]) for priority in Priority}
+        return dict(zip(Priority, self._sizes(), strict=True))
+
+    def __bool__(self) -> bool:
+        return any(self._lanes)
 
     def __len__(self) -> int:
-        return sum(map(len, self._lanes))
+        return sum(self._sizes())

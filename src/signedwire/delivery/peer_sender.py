@@ -131,7 +131,7 @@ class PeerSender:
             max_bytes: Size in bytes of the largest batch that the peer accepts.
         """
         streams = self.streams
-        if not self.lanes.lane(stream):
+        if not self.lanes.size(stream):
             return []
         if stream < VOLATILE and self._context.store.look_at_clock():
             return []  # the store sends its messages when their deadlines were moved

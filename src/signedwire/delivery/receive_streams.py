@@ -77,13 +77,16 @@ class ReceiveStreams:
         "_late",
         "_not_stored",
         "_parties",
+        "_remembered",
         "epoch",
         "marks",
     )
 
     def __init__(self, us: bytes, peer: bytes, remembered: int, refused: int = 4096) -> None:
         self._parties = peer + us  # as a header has them
-        self._accepted = tuple(AcceptedLeaves(remembered) for _ in Priority)
+        self._remembered = remembered
+        self._accepted: list[AcceptedLeaves | None] = [None] * len(Priority)
+        """The last accepted messages of each lane; `None`: the lane has accepted none."""
         self.epoch = 0
         """The latest epoch of the peer; 0: none."""
         self.marks = [0] * len(Priority)
@@ -91,6 +94,13 @@ class ReceiveStreams:
         # full. A peer that sends them again, because our refusal was lost, gets the same answer.
         self._late = BoundedSet(refused)
         self._not_stored = BoundedSet(refused)
+
+    def _accepted_in(self, lane: int) -> AcceptedLeaves:
+        """Return the last accepted messages of one lane."""
+        accepted = self._accepted[lane]
+        if accepted is None:
+            accepted = self._accepted[lane] = AcceptedLeaves(self._remembered)
+        return accepted
 
     def marks_now(self) -> tuple[int, int, int, int]:
         """Return the marks of the four streams, for HELLO."""
@@ -101,7 +111,8 @@ class ReceiveStreams:
     def weight(self) -> int:
         """Approximate memory of the remembered leaves, in bytes."""
         refused = len(self._late) + len(self._not_stored)
-        return 40 * sum(map(len, self._accepted)) + 150 * refused
+        accepted = sum([len(lane) for lane in self._accepted if lane is not None])
+        return 40 * accepted + 150 * refused
 
     def begin(self, epoch: int) -> None:
         """Begin an epoch of the peer that is later than the latest known one."""
@@ -109,8 +120,7 @@ class ReceiveStreams:
         assert epoch > before
         self.epoch = epoch
         self.marks = [0] * len(Priority)
-        for accepted in self._accepted:
-            accepted.clear()
+        self._accepted = [None] * len(Priority)
         self._late.clear()
         self._not_stored.clear()
 
@@ -128,8 +138,9 @@ class ReceiveStreams:
         not_stored: Iterable[bytes],
     ) -> None:
         """Add the leaves that an earlier process stored in this epoch; `accepted` by lane."""
-        for lane, leaves in zip(self._accepted, accepted, strict=True):
-            lane.restore(leaves)
+        for lane, leaves in enumerate(accepted):
+            if known := list(leaves):
+                self._accepted_in(lane).restore(known)
         for leaf in late:
             self._late.add(leaf)
         for leaf in not_stored:
@@ -137,7 +148,7 @@ class ReceiveStreams:
 
     def refuse(self, leaf: bytes, lane: int) -> None:
         """Turn an accepted message into a refused one, because it could not be stored."""
-        self._accepted[lane].remove(leaf)
+        self._accepted_in(lane).remove(leaf)
         self._not_stored.add(leaf)
 
     def arrived(
@@ -164,7 +175,7 @@ class ReceiveStreams:
         refused, late = list[int](), list[int]()
         parties, epoch, marks = self._parties, self.epoch, self.marks
         unpack, leaves, stream, kinds = unpack_v2, batch.leaves, stream_of(batch.bodies[0]), 0
-        accepted = self._accepted[stream % VOLATILE]
+        accepted = self._accepted_in(stream % VOLATILE)
         keep_sequence, keep_leaf = accepted.keepers()
         largest = MIN_V2_HEADER_SIZE + max_payload_size
         # Not the batch itself: else one message would keep all others of it in memory.

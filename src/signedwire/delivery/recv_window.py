@@ -120,7 +120,9 @@ class RecvWindow:
             if size < free:
                 self._changed.add(stream)
             if messages > 0 or size:
-                found[stream] = Credit(max(0, messages), size)
+                granted = Credit(max(0, messages), size)
+                whole = self._sizes[stream]  # one for many links: each costs 64 bytes
+                found[stream] = whole if granted == whole else granted
         return found
 
     def add_link(self, link: LinkPort) -> None:

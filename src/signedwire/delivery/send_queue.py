@@ -42,7 +42,7 @@ class SendQueue(Generic[T]):
         key_of: Returns the key of a volatile item; `None`: it has none.
     """
 
-    __slots__ = ("_by_stream", "_durable_half", "_volatile_half")
+    __slots__ = ("_durable_half", "_volatile_half")
 
     def __init__(
         self,
@@ -52,14 +52,13 @@ class SendQueue(Generic[T]):
     ) -> None:
         self._durable_half: Lanes[T] = Lanes(limit, reserve)
         self._volatile_half: Lanes[T] = Lanes(limit, reserve, key_of)
-        self._by_stream = tuple(
-            lanes.lane(priority)
-            for lanes in (self._durable_half, self._volatile_half)
-            for priority in Priority
-        )
 
     def _lanes_of(self, stream: int) -> Lanes[T]:
         return self._volatile_half if stream >= VOLATILE else self._durable_half
+
+    def _peek(self, stream: int) -> deque[T] | None:
+        """Return one lane; `None`: it was never used, so it is empty."""
+        return self._lanes_of(stream).peek(stream % VOLATILE)
 
     def put(self, item: T, stream: int) -> bool:
         """Append to the lane of a stream; return `False` and do nothing if there is no room."""
@@ -82,7 +81,7 @@ class SendQueue(Generic[T]):
 
     def lane(self, stream: int) -> deque[T]:
         """Return one lane, to look at it."""
-        return self._by_stream[stream]
+        return self._lanes_of(stream).lane(stream % VOLATILE)
 
     def take_from(self, stream: int, take: Callable[[deque[T]], list[T]]) -> list[T]:
         """Call `take` with the lane of a stream, and return what it took from the head.
@@ -96,16 +95,13 @@ class SendQueue(Generic[T]):
 
     def waiting(self) -> list[int]:
         """Return the streams that have items, the highest priority last."""
-        lanes = self._by_stream
-        return [stream for stream in _BOTTOM_UP if lanes[stream]]
+        return [stream for stream in _BOTTOM_UP if self._peek(stream)]
 
     def take(self) -> T | None:
         """Remove and return the oldest item of the highest lane; `None` if all are empty."""
         for stream in _TOP_DOWN:
-            if not self._by_stream[stream]:
-                continue
             item = self._lanes_of(stream).take(stream % VOLATILE)
-            if item is not None:  # else another thread took the last one
+            if item is not None:
                 self.notify_room(stream)
                 return item
         return None
@@ -159,7 +155,7 @@ class SendQueue(Generic[T]):
 
     def size(self, stream: int) -> int:
         """Return the number of items in one lane."""
-        return len(self._by_stream[stream])
+        return len(self._peek(stream) or ())
 
     def sizes(self) -> dict[Priority, int]:
         """Return the number of items of each priority."""
@@ -171,8 +167,8 @@ class SendQueue(Generic[T]):
         return len(self._durable_half) + len(self._volatile_half)
 
     def __bool__(self) -> bool:
-        return any(self._by_stream)
+        return bool(self._durable_half or self._volatile_half)
 
     def __iter__(self) -> Iterator[T]:
         """Iterate over a snapshot, in the order in which the items would be taken."""
-        return chain.from_iterable([tuple(self._by_stream[stream]) for stream in _TOP_DOWN])
+        return chain.from_iterable([tuple(self._peek(stream) or ()) for stream in _TOP_DOWN])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import deque
 
 from signedwire.clock import monotonic
 from signedwire.delivery.dial_history import AttemptOutcome
@@ -45,7 +44,7 @@ class Dialer(ABC):
         self.retry_at: float | None = None
         self.history = parts.new_history()
         """The past attempts, by the clock of the event loop."""
-        self._ready: deque[PeerSession] = deque()  # peers with messages, each once
+        self._ready: list[PeerSession] = []  # peers with messages, each once
         self._connecting: asyncio.Task[None] | None = None
         self._attempt: DialAttempt | None = None
         self._pause = RetryPause()
@@ -144,7 +143,7 @@ class Dialer(ABC):
         """Dial the new addresses of peers, and forget peers for whom no message waits."""
         self._endpoint.reroute(self._ready)
         while self._ready and not self._ready[0].sender.lanes:
-            self._ready.popleft()
+            del self._ready[0]
 
     def _is_wanted(self) -> bool:
         """Whether messages wait for a connection. `_reroute()` comes before."""

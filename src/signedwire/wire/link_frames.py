@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from signedwire.types import Credit, Reason
+from signedwire.types import Credit, Reason, shared_credit
 from signedwire.wire.batch import HASH_SIZE, MAX_BATCH
 from signedwire.wire.clock_offset import Stamp
 from signedwire.wire.header import STREAMS
@@ -429,7 +429,7 @@ def _read_hello(body: bytes) -> Hello:
 
 
 def _credits(numbers: Sequence[int]) -> tuple[Credit, ...]:
-    return tuple(map(Credit, numbers[::2], numbers[1::2]))
+    return tuple(map(shared_credit, numbers[::2], numbers[1::2]))
 
 
 def _read_part(body: bytes) -> Part:

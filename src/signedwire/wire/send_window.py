@@ -24,7 +24,6 @@ while the cap alone limits.
 
 from __future__ import annotations
 
-from collections import deque
 from math import inf
 from typing import Final, NamedTuple
 
@@ -138,8 +137,10 @@ class SendWindow:
         """Whether bytes had to wait at the last write."""
         self.max_rate: float | None = None
         """The cap, in bytes per second; `None`: there is none. It may change at any time."""
-        self._sent: deque[_Sent] = deque()
-        self._rates: deque[float] = deque(maxlen=_ROUNDS)
+        # Lists, not deques: most windows are idle, and an empty deque takes 624 bytes.
+        self._sent: list[_Sent] = []
+        self._rates: list[float] = []
+        """The rates of the last `_ROUNDS` full round trips."""
         self._leaves_at = 0.0
         """When the last byte has left for the path, if it carries the rate."""
         self._heard_at = 0.0
@@ -277,7 +278,7 @@ class SendWindow:
             self._debt = 0.0
         before, self.written = self.written, written
         if len(self._sent) == _MAX_SENT:
-            self._sent = deque(list(self._sent)[1::2])
+            self._sent = self._sent[1::2]
         self._sent.append(_Sent(before, written, now, self.rate > 0))
 
     def note_read(self, read: int, age: float, read_at: float, now: float) -> None:
@@ -295,7 +296,7 @@ class SendWindow:
             sent = self._sent[0]
             if sent.end > read:
                 break
-            self._sent.popleft()
+            del self._sent[0]
         self.read = read
         if sent is None or not sent.begin < read <= sent.end:
             return
@@ -323,9 +324,9 @@ class SendWindow:
         found = (self.read - self._round_read) / max(read_in, sent_in)
         known = max(self._rates, default=0.0)
         if self._is_full or found > known > 0:  # the first rate is one that a window has limited
-            self._rates.append(found)
-            if max(list(self._rates)[-2:]) < known / 2:
-                self._rates = deque(list(self._rates)[-2:], maxlen=_ROUNDS)  # the path is slower
+            self._rates = [*self._rates, found][-_ROUNDS:]
+            if max(self._rates[-2:]) < known / 2:
+                self._rates = self._rates[-2:]  # the path is slower
             self.rate = max(_LEAST_RATE, *self._rates)
         if self._is_full:
             is_rising = found >= _RISE * known

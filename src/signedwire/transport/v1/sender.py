@@ -145,7 +145,7 @@ class V1Sender(Dialer):
             is_denied = self._endpoint.access.denies(sender.did)  # the endpoint ends its queue
             message = None if is_denied else sender.lanes.take()
             if message is None:
-                ready.popleft()
+                del ready[0]
                 continue
             # Too large: it was queued before its peer turned out to speak v1.
             if sender.is_dead(message, limit):
@@ -155,7 +155,8 @@ class V1Sender(Dialer):
             frame = encode_frame(self._seal(message).encode())
             batch.append((frame, message))
             size += len(frame)
-        ready.rotate(-1)
+        if ready:
+            ready.append(ready.pop(0))
         return batch
 
     def _seal(self, message: OutgoingMessage) -> SignedEnvelope:
