@@ -90,8 +90,9 @@ async def test_many_echoes_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
                 receipt, _, answered, reply = await echo(alice, bob, b"%d" % number)
                 assert verify_receipt(receipt.proof()).envelope.payload == b"%d" % number
                 assert verify_receipt(answered.proof()).envelope.body == reply.envelope.body
-    assert found.count(Label.JOINT) == count
-    assert len(found) == 3 * count
+    joined = found.count(Label.JOINT)
+    assert joined > 0.8 * count  # a receipt does not wait for a reply that takes over 5 ms
+    assert len(found) == 3 * joined + 4 * (count - joined)
 
 
 @pytest.mark.parametrize("is_joining", [True, False])

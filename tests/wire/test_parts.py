@@ -544,15 +544,22 @@ class TestRead:
         assert frames_of(bob.data_to_send()) == [Read(32 * 1024, 0, 0)]
 
     def test_together_with_other_frames(self) -> None:
+        """After 5 ms, or at once if much was read."""
         _, bob = open_pair()
-        bob.receive_data(encode_batch(SIGNATURE, [WHOLE]), 1.0)
+        bob.receive_data(encode_batch(SIGNATURE, [WHOLE[:932]]), 1.0)
         bob.send_receipts(1, [bytes(32)], 7)
         (receipt,) = frames_of(bob.data_to_send(0, 1.004))
         assert isinstance(receipt, Receipts)
         bob.send_receipts(1, [bytes(32)], 7)
         receipt, read = frames_of(bob.data_to_send(0, 1.006))
         assert isinstance(receipt, Receipts)
-        assert read == Read(5000, 6000, 0)
+        assert read == Read(1000, 6000, 0)
+        _, bob = open_pair()
+        bob.receive_data(encode_batch(SIGNATURE, [WHOLE]), 1.0)
+        bob.send_receipts(1, [bytes(32)], 7)
+        receipt, read = frames_of(bob.data_to_send(0, 1.001))
+        assert isinstance(receipt, Receipts)
+        assert read == Read(5000, 1000, 0)
 
     def test_what_the_peer_has_read(self) -> None:
         alice, bob = open_pair(ours=BIG, theirs=BIG)
