@@ -288,7 +288,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         timeout: float | None = None,
         priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
-        durable: bool = False,
+        durable: bool | None = None,
     ) -> Message:
         """Send a request, wait for the reply, and return it.
 
@@ -304,7 +304,8 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
             timeout: Seconds for the request, its handler and the reply; more than 0, by
                 default 10. The peer drops a request that comes later than that to its handler.
             priority, payload_type: See `send()`. The reply has the same priority.
-            durable: Whether stores keep the request and its reply; by default no. See `send()`.
+            durable: Whether stores keep the request and its reply; by default that of the
+                subject, else no. See `send()`.
                 If this process ends, no call waits for the reply any more.
 
         Raises:
@@ -319,7 +320,9 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         """
         self._check_here()
         seconds = _REQUEST_TIMEOUT if timeout is None else as_timeout(timeout)
-        choice = self._sending.choose(subject, priority, durable, seconds, latest=False)
+        choice = self._sending.choose(
+            subject, priority, durable, seconds, latest=False, is_durable=False
+        )
         (message,) = self._sending.messages(
             self._did_of(to),
             choice.priority,
@@ -328,7 +331,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
             (payload,),
             subject=subject,
             kind=Kind.REQUEST,
-            is_durable=durable,
+            is_durable=choice.is_durable,
         )
         return await self._requests.ask(message, seconds)
 
@@ -478,7 +481,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         return await self._topics.send_all(to, content, until)
 
     async def mirror(
-        self, message: Message, subject: str | None = None, *, durable: bool = False
+        self, message: Message, subject: str | None = None, *, durable: bool | None = None
     ) -> Outcomes:
         """Publish the envelope of a received message, with the signature of its first sender.
 
@@ -489,7 +492,7 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
         Args:
             message: A message that this node has received.
             subject: The subject; by default that of the message.
-            durable: As for `send()`, but by default false.
+            durable: As for `publish()`.
 
         Raises:
             ValueError: neither `subject` nor the message has a subject.

@@ -72,11 +72,11 @@ class NodeLife(Bound):
         self._outbox = Outbox(self._core)
         self._sending = Sending(self._core, has_store=self._has_store)
         self._requests = Requests(self._core, self._sending)
-        self._handlers = Handlers(self._core, self._sending, self._requests)
+        self._handlers = Handlers(self._core)
         self._topics = Topics(self._core, self._sending, identity)
         self._dead = DeadLetters(self._core, self._sending.replace)
         self._silences = Silences(self._core.runtime, self._core.endpoint)
-        self._core.on_open = self._silences.begin
+        self._core.at_open(self._silences.begin)
         self._core.at_end("ending the watches of silence", self._silences.end)
         self._has_started = False
         self._did_of = config.names.did_of

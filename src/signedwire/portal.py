@@ -48,6 +48,26 @@ class _Unawaited(ThreadPoolExecutor):
         super().shutdown(wait=False, cancel_futures=True)
 
 
+class Threads:
+    """Threads for functions of the application that may block.
+
+    Args:
+        name: The beginning of their names.
+        limit: Maximum number of threads, 1 or more.
+    """
+
+    def __init__(self, name: str, limit: int) -> None:
+        self._pool = _Unawaited(max_workers=limit, thread_name_prefix=name)
+
+    async def call(self, function: Callable[..., T], *args: object) -> T:
+        """Call a function in one of the threads. Cancelling does not stop the function."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+
+    def end(self) -> None:
+        """Start no further function. Those that run go on."""
+        self._pool.shutdown()
+
+
 class Portal:
     """One background thread that runs one event loop until `close()`.
 
@@ -58,6 +78,7 @@ class Portal:
         self._loop = new_event_loop()
         self._loop.set_default_executor(_Unawaited(thread_name_prefix="blocking"))
         self._lock = threading.Lock()
+        self._threads: list[Threads] = []
         self._is_closed = False
         self._process_id = os.getpid()  # a forked child has our objects, but not our thread
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -109,6 +130,12 @@ class Portal:
             future.cancel()
             raise
 
+    def new_threads(self, name: str, limit: int) -> Threads:
+        """Return threads that end with the portal; see `Threads`."""
+        threads = Threads(name, limit)
+        self._threads.append(threads)
+        return threads
+
     def close(self) -> None:
         """Stop the loop and wait for its thread to end. Safe to call twice."""
         if threading.current_thread() is self._thread or os.getpid() != self._process_id:
@@ -118,3 +145,5 @@ class Portal:
                 self._is_closed = True
                 self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        for threads in self._threads:
+            threads.end()

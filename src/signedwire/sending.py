@@ -97,7 +97,16 @@ class Sending:
         return message
 
     async def replace(self, letter: DeadLetter) -> Receipt:
-        """Send the content of a dead letter, which is removed once the message is stored."""
+        """Send the content of a dead letter, which is removed once the message is stored.
+
+        Raises:
+            ValueError: the letter is a request or a reply, for which nobody waits any more.
+        """
+        if letter.kind in (Kind.REQUEST, Kind.REPLY):
+            raise ValueError(
+                f"dead letter {letter.id} is a {letter.kind.name.lower()}: nobody waits for it any "
+                "more. Send a new request, or drop it with node.dead.drop()"
+            )
         (message,) = self.messages(
             letter.recipient,
             letter.priority,
@@ -105,6 +114,7 @@ class Sending:
             None,
             (letter.payload,),
             subject=letter.subject,
+            kind=letter.kind,
         )
         return await self.send(message, DeliveryState.PERSISTED, replaces=(letter.id,))
 
@@ -244,6 +254,7 @@ class Sending:
         is_bulk: bool = False,
         is_durable: bool = True,
         latest: bytes | None = None,
+        queued_at_us: int | None = None,
     ) -> list[OutgoingMessage]:
         """Return a message for each payload.
 
@@ -261,6 +272,7 @@ class Sending:
             is_bulk=is_bulk,
             is_durable=as_flag(is_durable, "durable"),
             latest=latest,
+            queued_at_us=queued_at_us,
         )
         options.home = self._core.runtime.home
         options.has_store = self._has_store and is_durable

@@ -12,7 +12,6 @@ Any thread may call.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 import os
@@ -252,7 +251,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         timeout: float | None = None,
         priority: Priority | PriorityName | None = None,
         payload_type: PayloadType | PayloadTypeName = PayloadType.RAW,
-        durable: bool = False,
+        durable: bool | None = None,
     ) -> Message:
         """See `signedwire.Node.request`."""
         return self._portal.call(
@@ -282,8 +281,10 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         """
 
         def register(function: H) -> H:
+            threads = self._portal.new_threads("handler", limit)
+
             async def handle(message: Message) -> BytesLike | None:
-                return await asyncio.to_thread(function, message)
+                return await threads.call(function, message)
 
             async def serve() -> None:
                 self._node.serve(subject, handle, limit=limit)
@@ -364,7 +365,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         )
 
     def mirror(
-        self, message: Message, subject: str | None = None, *, durable: bool = False
+        self, message: Message, subject: str | None = None, *, durable: bool | None = None
     ) -> Outcomes:
         """See `signedwire.Node.mirror`."""
         return self._portal.call(lambda: self._node.mirror(message, subject, durable=durable))
@@ -387,7 +388,7 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         after: float,
         callback: SilenceCallback | None = None,
     ) -> SilenceWatch | Callable[[SilenceCallback], SilenceWatch]:
-        """See `signedwire.Node.on_silence`. The callback runs in a thread of its own pool."""
+        """See `signedwire.Node.on_silence`. The callback runs in a thread for this watch."""
         if callback is None:
             return partial(self._watch, did, after)
         return self._watch(did, after, callback)
@@ -396,8 +397,10 @@ class Node(Bound, instead="pass the path of its key file, and make another there
         if not callable(callback) or inspect.iscoroutinefunction(callback):
             raise TypeError("the callback of a sync.Node is a plain function that takes a Silence")
 
+        threads = self._portal.new_threads("silence", 1)
+
         async def call(silence: Silence) -> None:
-            await asyncio.to_thread(callback, silence)
+            await threads.call(callback, silence)
 
         async def watch() -> SilenceWatch:
             return self._node.on_silence(did, after, call)

@@ -15,6 +15,7 @@ from signedwire import (
     ClosedError,
     DeliveryFailedError,
     DeliveryState,
+    MessageExpiredError,
     MessageRefusedError,
     Node,
     NoReplyError,
@@ -194,7 +195,7 @@ async def test_a_late_request_dies_before_the_handler() -> None:
         with pytest.raises(NoReplyError):
             await alice.request(bob.did, b"2", subject="x", timeout=0.1)
         third = asyncio.create_task(alice.request(bob.did, b"3", subject="x", timeout=5))
-        await eventually(lambda: bob.stats().inbox_messages == 0)
+        await eventually(lambda: bob.stats().messages_received == 3)
         gate.set()
         await first
         await third
@@ -226,7 +227,7 @@ async def test_replies_that_nobody_waits_for_are_refused() -> None:
         late = await bob.receive(5)
         with pytest.raises(NoReplyError):
             await asking
-        with pytest.raises(MessageRefusedError, match="no request of this node waits"):
+        with pytest.raises(MessageExpiredError):  # a reply has the deadline of its request
             await late.reply(b"late").wait("handled", timeout=5)
         asking = asyncio.create_task(alice.request(bob.did, b"2", timeout=5))
         message = await bob.receive(5)
@@ -237,7 +238,7 @@ async def test_replies_that_nobody_waits_for_are_refused() -> None:
         bob._core.endpoint.submitter.submit(second, second.payload_size)
         with pytest.raises(MessageRefusedError, match="no request of this node waits"):
             await second.wait("handled", timeout=5)
-        assert alice.stats().dropped[Reason.NO_REQUEST] == 2
+        assert alice.stats().dropped[Reason.NO_REQUEST] == 1
 
 
 @on_asyncio
@@ -379,3 +380,126 @@ async def test_two_handlers_for_one_subject() -> None:
             bob.serve("y", 7)  # type: ignore[call-overload]
         with pytest.raises(ValueError, match="limit=0"):
             bob.serve("y", lambda message: b"", limit=0)
+
+
+@on_asyncio
+async def test_a_durable_request_waits_for_the_start_of_its_handler(tmp_path: Path) -> None:
+    """Its handler is there before the start, when no reply can be sent yet."""
+    network, store = MemoryNetwork(), tmp_path / "bob.db"
+    async with Node(ALICE, quick(), network=network) as alice:
+        async with Node(BOB, quick(), network=network, store=store) as bob:
+            alice.routing.update(bob.did, bob.address)
+            asking = asyncio.create_task(
+                alice.request(bob.did, subject="x", timeout=20, durable=True)
+            )
+            await eventually(lambda: rows_of(bob) == 1)
+            address = bob.address
+        again = Node(BOB, quick(listen=str(address)), network=network, store=store)
+        again.routing.update(alice.did, alice.address)
+        again.serve("x", lambda message: b"!")
+        async with again:
+            assert (await asking).payload == b"!"
+            await eventually(lambda: rows_of(again) == 0)
+
+
+@on_asyncio
+async def test_a_reply_that_cannot_be_sent_is_a_refusal() -> None:
+    async with two_nodes() as (alice, bob):
+        bob.serve("large", lambda message: bytes(2**20 + 1))
+        with pytest.raises(MessageRefusedError, match="PayloadTooLargeError"):
+            await alice.request(bob.did, subject="large")
+
+
+@on_asyncio
+async def test_a_handler_that_ends_in_a_strange_way() -> None:
+    """Another node of it is closed, or a task that it awaited was cancelled."""
+    async with two_nodes() as (alice, bob):
+
+        @bob.serve("closed", limit=1)
+        async def closed(message: Message) -> bytes:
+            raise ClosedError("the node behind it is closed")
+
+        @bob.serve("cancelled", limit=1)
+        async def cancelled(message: Message) -> bytes:
+            task = asyncio.create_task(asyncio.sleep(10))
+            task.cancel()
+            await task
+            return b""
+
+        for subject in ("closed", "cancelled"):
+            asked = [alice.request(bob.did, subject=subject) for _ in range(3)]
+            for outcome in await asyncio.gather(*asked, return_exceptions=True):
+                assert isinstance(outcome, MessageRefusedError), outcome
+
+
+@on_asyncio
+async def test_a_sender_that_vanishes_holds_no_handler() -> None:
+    network = MemoryNetwork()
+    from signedwire import Identity
+
+    async with (
+        two_nodes(network) as (alice, bob),
+        Node(Identity.generate(), quick(), network=network) as other,
+    ):
+        other.routing.update(bob.did, bob.address)
+        gate = asyncio.Event()
+
+        @bob.serve("x", limit=2)
+        async def slow(message: Message) -> bytes:
+            await gate.wait()
+            return b"."
+
+        asked = [
+            asyncio.create_task(alice.request(bob.did, subject="x", timeout=30)) for _ in range(20)
+        ]
+        await eventually(lambda: bob.stats().messages_received >= 20)
+        await alice.close()
+        gate.set()
+        assert (await other.request(bob.did, subject="x", timeout=10)).payload == b"."
+        await asyncio.gather(*asked, return_exceptions=True)
+
+
+@on_asyncio
+async def test_senders_take_turns_for_a_handler() -> None:
+    network = MemoryNetwork()
+    from signedwire import Identity
+
+    async with (
+        two_nodes(network) as (alice, bob),
+        Node(Identity.generate(), quick(), network=network) as stranger,
+    ):
+        stranger.routing.update(bob.did, bob.address)
+        order: list[str] = []
+        gate = asyncio.Event()
+
+        @bob.serve("x", limit=1)
+        async def note(message: Message) -> bytes:
+            await gate.wait()
+            order.append("alice" if message.sender == alice.did else "stranger")
+            return b""
+
+        many = [
+            asyncio.create_task(stranger.request(bob.did, subject="x", timeout=30))
+            for _ in range(200)
+        ]
+        await eventually(lambda: bob.stats().messages_received == 200)
+        one = asyncio.create_task(alice.request(bob.did, subject="x", timeout=30))
+        await eventually(lambda: bob.stats().messages_received == 201)
+        gate.set()
+        await one
+        assert order.index("alice") < 20
+        await asyncio.gather(*many)
+
+
+@on_asyncio
+async def test_a_dead_request_is_not_sent_again(tmp_path: Path) -> None:
+    network = MemoryNetwork()
+    async with Node(ALICE, quick(), network=network, store=tmp_path / "a.db") as alice:
+        async with Node(BOB, quick(), network=network) as bob:
+            alice.routing.update(bob.did, bob.address)
+            bob.serve("x", lambda message: message.nack("refused", "no"))
+            with pytest.raises(MessageRefusedError):
+                await alice.request(bob.did, subject="x", durable=True)
+        (letter,) = await alice.dead.list()
+        with pytest.raises(ValueError, match="is a request: nobody waits"):
+            await alice.dead.retry(letter.id)

@@ -31,7 +31,7 @@ __all__ = ["answer"]
 _PASSED: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 """Variables of our environment that the program gets."""
 _MOST_ERRORS: Final = 64 * 1024
-"""Bytes of standard error that are read; more stay in the pipe, and may hold up the program."""
+"""Bytes of standard error that are kept."""
 
 
 def answer(options: AnswerOptions) -> int:
@@ -98,8 +98,9 @@ class _Answering:
         """Say where the node listens, and refuse what is no request."""
         peer = f"{self._node.did}@{reachable(self._node.address)}"
         self._is_announced = True
+        subject = shlex.quote(self._options.subject)
         say("answering; ask it with")
-        say(f"  {command(self._node.config)} request {peer} --subject {self._options.subject!r}")
+        say(f"  {command(self._node.config)} request {peer} --subject {subject}")
         if self._options.json:
             emit({"event": "answering", "peer": peer, "subject": self._options.subject})
         notify_ready()
@@ -177,14 +178,14 @@ class _Answering:
             _, output, errors = await asyncio.gather(
                 _feed(process.stdin, message.payload),
                 _read(process.stdout, self._most + 1),
-                _read(process.stderr, _MOST_ERRORS),
+                _read(process.stderr, _MOST_ERRORS, drains=True),
             )
-            if len(output) > self._most:
-                return 0, output, errors
-            return await process.wait(), output, errors
+            code = 0 if len(output) > self._most else await process.wait()
+            return code, output, errors
         finally:
-            _kill(process)
-            await process.wait()
+            if process.returncode is None:  # else its number may be that of another process
+                _kill(process)
+                await process.wait()
 
 
 async def _feed(stdin: asyncio.StreamWriter, payload: bytes) -> None:
@@ -196,11 +197,12 @@ async def _feed(stdin: asyncio.StreamWriter, payload: bytes) -> None:
         await stdin.wait_closed()
 
 
-async def _read(stream: asyncio.StreamReader, most: int) -> bytes:
-    """Read to the end, or `most` bytes."""
+async def _read(stream: asyncio.StreamReader, most: int, *, drains: bool = False) -> bytes:
+    """Read to the end, or `most` bytes; `drains`: read the rest too, and forget it."""
     pieces, size = [], 0
-    while size < most and (piece := await stream.read(min(65536, most - size))):
-        pieces.append(piece)
+    while (drains or size < most) and (piece := await stream.read(65536)):
+        if size < most:
+            pieces.append(piece[: most - size])
         size += len(piece)
     return b"".join(pieces)
 

@@ -137,6 +137,7 @@ HOW_TO_NAME_PEER: Final = (
 # Hints for the command line; the hints of the errors themselves are for programs.
 _HINTS: Final[tuple[tuple[type[SignedWireError], str], ...]] = (
     (UnknownPeerError, HOW_TO_NAME_PEER),
+    (NoReplyError, "Give it a longer --timeout, or see whether `signedwire ping` reaches it"),
     (
         MessageExpiredError,
         "Give it a longer --deadline, or see whether `signedwire ping` reaches it",

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from signedwire.cli import keys
 from signedwire.cli.addresses import find_route, no_address
-from signedwire.cli.errors import BadFile, BadInput
+from signedwire.cli.errors import BadFile, BadInput, NotDone
 from signedwire.cli.exit_codes import ExitCode
 from signedwire.cli.formatting import envelope_fields, payload_text
 from signedwire.cli.output import emit, result, standard_input
 from signedwire.cli.request_options import RequestOptions
-from signedwire.cli.store_choice import choose, lock_of, open_or_do_without
+from signedwire.cli.store_choice import choose, lock_of, prepare
+from signedwire.errors import StoreInUseError
 from signedwire.sync import Node
 
 __all__ = ["request"]
+
+_ANOTHER_KEY: Final = (
+    "A node runs with this key, and a second one would disturb its links: ask with a key of its "
+    "own, which `signedwire id new FILE` makes, and --identity FILE"
+)
 
 
 def request(options: RequestOptions) -> int:
@@ -31,8 +38,14 @@ def request(options: RequestOptions) -> int:
     def make(path: Path | None) -> Node:
         return Node(identity, config.replace(store=path), routing)
 
+    chosen = choose(options, identity.did)
     with lock_of(identity.did, options.timeout):
-        node, _ = open_or_do_without(choose(options, identity.did), make)
+        prepare(chosen)
+        try:
+            node = make(chosen.path)
+        except StoreInUseError as error:
+            # Its peers would take the link of this command for that of the other node.
+            raise NotDone(error.fact, _ANOTHER_KEY, ExitCode.STORE) from None
         with node:
             reply = node.request(
                 did,

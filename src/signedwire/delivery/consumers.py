@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from signedwire.delivery.message import IncomingMessage
+from signedwire.errors import ClosedError
 from signedwire.types import Kind
 
 __all__ = ["Consumer", "Consumers"]
@@ -42,4 +43,9 @@ class Consumers:
     def is_taken(self, message: IncomingMessage) -> bool:
         """Give one message to the consumer of its kind; return whether it was taken."""
         consumer = self._by_kind.get(message.kind)
-        return consumer is not None and consumer(message)
+        if consumer is None:
+            return False
+        try:
+            return consumer(message)
+        except ClosedError:  # the node has ended meanwhile, so nobody can be answered
+            return True

@@ -176,7 +176,7 @@ class Endpoint:
             session.end_unknown(hello)
             session.announce(link)
             for watcher in self.context.link_watchers:
-                watcher.linked(session.did)
+                self._host.log.attempt("telling of a link", watcher.linked, session.did)
             link.pump()
 
     def link_closed(
@@ -222,7 +222,7 @@ class Endpoint:
         cause = cause.prefixed("the link ended before an answer came: ")
         self._requeue_unanswered(session, is_fault=is_fault, cause=cause)
         for watcher in self.context.link_watchers:
-            watcher.unlinked(session.did)
+            self._host.log.attempt("telling of the end of a link", watcher.unlinked, session.did)
 
     def on_receipts(self, session: PeerSession, receipts: Receipts) -> bool:
         """Apply signed receipts; return whether a message was waiting for one."""
@@ -401,7 +401,8 @@ class Endpoint:
                     link_frames.CLOSE_DENIED,
                     "denied",
                 )
-        self.denials.discard(self.inbox.remove_if(self.denials.is_from_denied))
+        for inbox in self.context.inboxes():
+            self.denials.discard(inbox.remove_if(self.denials.is_from_denied))
         self.denials.count()
         for session in self.sessions.senders():
             if denies(session.did):

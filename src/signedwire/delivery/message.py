@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Final, Protocol
 
 from signedwire.arguments import (
@@ -57,6 +58,7 @@ from signedwire.wire.session import BatchReceived
 __all__ = ["Message", "AckSink", "IncomingMessage"]
 
 _ACKED, _NACKED, _REPLIED = 1, 2, 3
+_REPLYING: Final = Lock()
 _REPLY: Final = int(Kind.REPLY)
 
 
@@ -355,16 +357,20 @@ class IncomingMessage(Message):
         if not self.is_open_request:
             done = "refused" if self._answered == _NACKED else "answered"
             raise ValueError(f"the request {self.message_id[:8]} was {done} before")
-        receipt = origin.reply(self, payload, payload_type)
-        self.note_reply()
-        return receipt
-
-    def note_reply(self) -> None:
-        """Note that the reply to this request is queued, which also acknowledges it."""
-        is_acked, self._answered = self._answered == _ACKED, _REPLIED
+        with _REPLYING:  # any thread may call, and only one reply counts
+            before = self._answered
+            if before >= _NACKED:
+                raise ValueError(f"the request {self.message_id[:8]} was answered before")
+            self._answered = _REPLIED
+        try:
+            receipt = origin.reply(self, payload, payload_type)
+        except BaseException:
+            self._answered = before
+            raise
         # The store has a row to remove. Of a volatile request, the reply tells as much.
-        if self.durable and not is_acked and self.origin is not None:
-            self.origin.acked(self)
+        if self.durable and before != _ACKED:
+            origin.acked(self)
+        return receipt
 
     @property
     def control_type(self) -> ControlType | None:

@@ -63,6 +63,7 @@ class SessionContext:
         "inbox_store",
         "known",
         "link_watchers",
+        "more_inboxes",
         "on_progress",
         "policies",
         "reply",
@@ -88,6 +89,9 @@ class SessionContext:
         self.access = access
         self.known = known
         self.inbox = inbox
+        self.more_inboxes: list[Inbox] = []
+        """Received messages that wait for one part of the application: a handler, a subscription.
+        """
         self.consumers = Consumers()
         """Take received messages before the inbox, by kind."""
         self.requests = OpenRequests()
@@ -121,6 +125,10 @@ class SessionContext:
     def inbox_store_of(self, *, is_durable: bool) -> InboxStore:
         """Return the store of received messages of this kind."""
         return self.inbox_store if is_durable else self._memory
+
+    def inboxes(self) -> list[Inbox]:
+        """Return all queues of received messages that wait for the application."""
+        return [self.inbox, *self.more_inboxes]
 
     def is_v1_allowed(self, did: Did) -> bool:
         """Whether the configuration lets this DID speak v1."""

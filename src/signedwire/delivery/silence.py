@@ -69,6 +69,10 @@ class SilenceDetector:
         self.due = now + limit / _PART
         """The instant of the next `look()`."""
 
+    def is_reported(self, heard_at: float | None) -> bool:
+        """Whether the silence was reported, and no frame has come since. See `look()`."""
+        return self._is_reported and not (heard_at is not None and heard_at > self._heard_at)
+
     def look(self, now: float, heard_at: float | None) -> SilenceFound | None:
         """Return the silence if it must be reported now. Then `due` has the next instant.
 

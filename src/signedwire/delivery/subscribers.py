@@ -100,11 +100,12 @@ class Subscribers:
         return found
 
     def linked(self, did: Did) -> None:
-        """Forget subscriptions of a peer that comes back too late; see `LinkWatcher`."""
+        """Forget subscriptions of a peer that comes back too late, or as another process."""
         peer = self._peers.get(did)
         if peer is None:
             return
-        if peer.has_left and clock.monotonic() - peer.session.since > GRACE:
+        is_late = peer.has_left and clock.monotonic() - peer.session.since > GRACE
+        if is_late or peer.session.receiver.epochs.volatile != peer.epoch:
             self._forget(did, peer)
         peer.has_left = False
 

@@ -154,6 +154,7 @@ class Subscriptions:
             )
         topics[topic.subject] = topic
         topic.is_open = True
+        self._context.more_inboxes.append(topic.inbox)
         self._leaving.get(topic.did, {}).pop(topic.subject, None)
         try:
             self._send(topic, is_first=True)
@@ -199,6 +200,7 @@ class Subscriptions:
         """Take no further publication, wake those who wait, and return the number of unread."""
         topics = self._topics[topic.did]
         del topics[topic.subject]
+        self._context.more_inboxes.remove(topic.inbox)
         if not topics:
             del self._topics[topic.did]
         topic.is_open, topic.is_closed, topic.pending = False, True, None
@@ -247,8 +249,9 @@ class Subscriptions:
 
     def linked(self, did: Did) -> None:
         """Subscribe again over the new link of a publisher; see `LinkWatcher`."""
-        for subject in self._leaving.pop(did, ()):
-            self._unsubscribe(did, subject)
+        if self._host.is_open:
+            for subject in self._leaving.pop(did, ()):
+                self._unsubscribe(did, subject)
         for topic in tuple(self._topics.get(did, {}).values()):
             # One that waits in the queue leaves over this link anyway.
             if topic.pending is None or topic.pending.state not in _ON_ITS_WAY:

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
 from signedwire.arguments import BytesLike, as_bytes
+from signedwire.clock import WallInstant
 from signedwire.delivery.message import IncomingMessage, Message
 from signedwire.delivery.open_requests import OpenRequests
 from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt, future_waker
-from signedwire.errors import ClosedError, DeliveryFailedError, NoReplyError
+from signedwire.errors import (
+    ClosedError,
+    DeliveryFailedError,
+    MessageExpiredError,
+    NoReplyError,
+)
 from signedwire.sending import Sending
 from signedwire.transport.core import NodeCore
 from signedwire.types import DeliveryState, Kind, PayloadType, Reason
 
 __all__ = ["Requests"]
 
+_IN_TIME: Final = 0.9
+"""Part of the timeout before which a request has not expired by our own clock."""
 _NOBODY_WAITS: Final = "no request of this node waits for this reply"
 
 
@@ -57,8 +66,10 @@ class Requests:
         look = _waker_at_end(message, wake)
         message.add_callback(look)
         timer = loop.call_later(timeout, wake)
+        began = loop.time()
         try:
-            await self._sending.send(message, DeliveryState.QUEUED)
+            with contextlib.suppress(MessageExpiredError):  # there was no room in the queue
+                await self._sending.send(message, DeliveryState.QUEUED)
             look()
             await ended
         finally:
@@ -68,7 +79,7 @@ class Requests:
         if request.reply is not None:
             return request.reply
         _raise_if_over(message)
-        raise _no_reply(message, timeout)
+        raise _no_reply(message, timeout, loop.time() - began)
 
     def _on_reply(self, message: IncomingMessage) -> bool:
         """Consume a reply. One that nobody waits for is refused."""
@@ -87,12 +98,13 @@ class Requests:
     def new_reply(
         self, request: IncomingMessage, payload: BytesLike, payload_type: PayloadType
     ) -> OutgoingMessage:
-        """Make the reply to a request. Any thread."""
+        """Make the reply to a request, with the same deadline. Any thread."""
+        due_us = request.expires_at_us
         (message,) = self._sending.messages(
             request.sender,
             request.priority,
             payload_type,
-            None,
+            None if due_us is None else WallInstant(due_us / 1e6),
             (as_bytes(payload),),
             subject=request.subject,
             kind=Kind.REPLY,
@@ -139,13 +151,18 @@ def _raise_if_over(message: OutgoingMessage) -> None:
         )
 
 
-def _no_reply(message: OutgoingMessage, timeout: float) -> NoReplyError:
+def _no_reply(message: OutgoingMessage, timeout: float, waited: float) -> NoReplyError:
     """Return the error of a request without a reply, with how far the request has come."""
     did, name = message.recipient, f"request {message.message_id[:8]}"
     in_time = f"within {timeout:g} s"
     if message.reason is Reason.ATTEMPTS_EXHAUSTED:
         in_time = "after several attempts"
-    if message.is_unconfirmed:
+    if message.state is DeliveryState.EXPIRED and waited < _IN_TIME * timeout:
+        state = DeliveryState.WRITTEN
+        fact = f"{did} refused {name} as too late"
+        fact += f" ({message.detail})" if message.detail else ""
+        hint = "Look at the clocks of both machines: node.peers() has their difference"
+    elif message.is_unconfirmed:
         state = DeliveryState.WRITTEN
         fact = f"{did} speaks v1, which has no replies; {name} was written as a plain message"
         hint = "Use send(), or have the peer speak v2"

@@ -82,6 +82,11 @@ class SilenceWatch(Bound, instead="call `on_silence()` there"):
         """End the watch: the callback is not called any more. Any thread may call, often."""
         self._silences.remove(self)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the peer is silent now: it was reported, and was not heard since."""
+        return self.detector is not None and self._silences.is_silent(self, self.detector)
+
     def __call__(self, silence: Silence) -> Awaitable[object] | object:
         """Call the callback, and return its result."""
         return self._callback(silence)
@@ -138,11 +143,17 @@ class Silences:
             self._start(watch)
 
     def end(self) -> None:
-        """Stop all watches. A callback that runs goes on."""
+        """Stop all watches, and cancel the callbacks that run."""
         self._has_begun = False
         watches, self._watches = self._watches, set()
         for watch in watches:
             self._stop(watch)
+        for task in tuple(self._tasks):
+            task.cancel()
+
+    def is_silent(self, watch: SilenceWatch, detector: SilenceDetector) -> bool:
+        """Whether the peer of a watch was reported as silent, and was not heard since."""
+        return detector.is_reported(self._heard_at(watch.did))
 
     def _start(self, watch: SilenceWatch) -> None:
         watch.detector = SilenceDetector(watch.after, self._runtime.loop.time())
@@ -202,7 +213,7 @@ class Silences:
             self._log_failed(watch, error)
             return
         if inspect.isawaitable(result):
-            task = asyncio.ensure_future(self._follow(watch, result))
+            task: asyncio.Task[object] = asyncio.ensure_future(self._follow(watch, result))
             self._tasks.add(task)  # the loop holds a task weakly
             task.add_done_callback(self._tasks.discard)
 

@@ -33,7 +33,7 @@ from signedwire.sending import Choice, Sending
 from signedwire.transport.copies import send_copies
 from signedwire.transport.core import NodeCore
 from signedwire.transport.link import Link
-from signedwire.types import DeliveryState, Did, Kind, PayloadType
+from signedwire.types import DeliveryState, Did, Kind, PayloadType, unix_time_us
 
 __all__ = ["Content", "Topics"]
 
@@ -50,6 +50,8 @@ class Content(NamedTuple):
     subject: str
     choice: Choice
     kind: Kind
+    at_us: int
+    """When the application gave the payload: Unix time, microseconds."""
 
 
 class Topics:
@@ -99,23 +101,24 @@ class Topics:
         as_subject(subject)
         if kind is Kind.PUBLICATION and not subject:
             raise ValueError('a publication needs a subject, such as "status"')
-        return Content(as_bytes(payload), payload_type_of(payload_type), subject, choice, kind)
+        type_ = payload_type_of(payload_type)
+        return Content(as_bytes(payload), type_, subject, choice, kind, unix_time_us())
 
     async def publish(
         self, content: Content, until: Until | None, timeout: float | None, *, is_kept: bool
     ) -> Outcomes:
         """Send a copy to each subscriber of the subject; see `Node.publish()`."""
         seconds = as_seconds(timeout)
-        until = DeliveryState.QUEUED if until is None else until
-        level = self._sending.level(until, is_durable=content.choice.is_durable)
+        level = DeliveryState.ACCEPTED
+        if until is not None:
+            level = self._sending.level(until, is_durable=content.choice.is_durable)
         if is_kept:
             self._kept[content.subject] = content
         else:
             self._kept.pop(content.subject, None)
         entries = await self._spread(self.subscribers.of(content.subject), content)
-        if level is DeliveryState.QUEUED:
-            return Outcomes(entries, DeliveryState.ACCEPTED, self._seen_at)
-        return await Outcomes(entries, level, self._seen_at).wait(timeout=seconds)
+        outcomes = Outcomes(entries, level, self._seen_at)
+        return outcomes if until is None else await outcomes.wait(timeout=seconds)
 
     async def send_all(
         self, to: Iterable[Did | str], content: Content, until: Until | None
@@ -152,6 +155,7 @@ class Topics:
             kind=content.kind,
             is_durable=content.choice.is_durable,
             latest=content.choice.latest,
+            queued_at_us=content.at_us,
         )
         try:
             self._core.endpoint.submitter.submit(message, len(content.payload))

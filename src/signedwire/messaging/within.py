@@ -20,6 +20,8 @@ def age(endpoint: Endpoint, message: Message) -> float | None:
 
 def check_within(endpoint: Endpoint, message: Message, limit: float) -> Reason | None:
     """Return why a message is not in time, or `None`. Any thread. See `Node.check_within()`."""
+    if limit is None:
+        raise TypeError("limit=None is no number of seconds: a limit is needed, such as 0.3")
     seconds = as_seconds(limit, "limit")
     now_us, expires_at_us = unix_time_us(), message.expires_at_us
     if expires_at_us is not None and now_us >= expires_at_us:

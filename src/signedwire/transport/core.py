@@ -95,12 +95,15 @@ class NodeCore:
         self.acceptor = Acceptor(runtime, self.endpoint, new_receiver)
         self.reader = InboxReader(runtime, self.endpoint)
         self.prober = Prober(runtime, self.endpoint)
-        self.on_open: Callable[[], None] = _nothing
-        """Called when the node is open."""
+        self._open_steps: list[Callable[[], None]] = []
         self._start: NodeStart | None = None
         self._clock_watch: ClockWatch | None = None
         self._has_ended = NodeEnd(runtime.home)
         self._further_steps: list[tuple[str, Callable[[], Any]]] = []
+
+    def at_open(self, step: Callable[[], None]) -> None:
+        """Call `step` in the loop when the node is open. For parts that are built on messages."""
+        self._open_steps.append(step)
 
     def at_end(self, what: str, step: Callable[[], Any]) -> None:
         """Call `step`, a function or coroutine function, at the end, before the inbox closes.
@@ -153,7 +156,8 @@ class NodeCore:
         runtime.routing.watch(runtime.on_routes)
         self.files.start_sending()
         runtime.home.phase = Phase.OPEN
-        self.on_open()
+        for step in self._open_steps:
+            step()
 
     def _fit_limits(self) -> None:
         """Lower the limits of connections to the descriptors that the process may open."""
@@ -271,7 +275,7 @@ class NodeCore:
         return self.runtime.counters.snapshot(
             inbound_connections=self.acceptor.connections,
             inbound_limit=self.acceptor.limit,
-            inbox_messages=len(self.endpoint.inbox),
+            inbox_messages=sum(map(len, self.context.inboxes())),
             outbound_connections=self.dialers.slots.pool.active,
             outbound_limit=self.dialers.slots.pool.limit,
             evidence=None if self.evidence is None else self.evidence.stats(),

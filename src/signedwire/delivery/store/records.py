@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from signedwire.errors import StoreError
-from signedwire.types import Did, PayloadType, Priority, Reason
+from signedwire.types import Did, Kind, PayloadType, Priority, Reason
 from signedwire.wire.batch import batch_root
 from signedwire.wire.envelope import MerklePath, SignedEnvelope
 from signedwire.wire.header import (
@@ -16,6 +16,7 @@ from signedwire.wire.header import (
     PRIORITY,
     epoch_of,
     expiry_of,
+    kind_of,
     message_id_of,
     payload_start,
     sequence_of,
@@ -185,6 +186,11 @@ class DeadLetter(NamedTuple):
     def payload_type(self) -> PayloadType:
         """The declared type of the payload."""
         return PayloadType(self.body[PAYLOAD_TYPE])
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the message."""
+        return kind_of(self.body)
 
     @property
     def subject(self) -> str:
