@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import deque
 from collections.abc import Iterator
 
 import pytest
@@ -289,26 +288,6 @@ class TestRoom:
         consumer.join()
         assert len(queue) == 0
         assert not is_waiting or woken.wait(5)
-
-
-class TakenByAnother(deque[int]):
-    """A lane whose last item another thread takes right after this one has seen it."""
-
-    def __len__(self) -> int:
-        length = super().__len__()
-        if length == 1:
-            self.popleft()
-        return length
-
-
-def test_the_last_item_of_a_lane_is_taken_by_another_thread() -> None:
-    queue: SendQueue[int] = SendQueue(4)
-    lanes = queue._volatile_half._lanes
-    lanes[CRITICAL] = TakenByAnother([1])
-    assert queue.take() is None
-    lanes[CRITICAL] = TakenByAnother([2])
-    assert queue.put(3, HIGH)
-    assert queue.take() == 3
 
 
 @pytest.mark.usefixtures("quick_switching")

@@ -227,8 +227,5 @@ class Lanes(BoundedQueue, Generic[T]):
         """Return the number of items in each lane."""
         return dict(zip(Priority, self._sizes(), strict=True))
 
-    def __bool__(self) -> bool:
-        return any(self._lanes)
-
     def __len__(self) -> int:
         return sum(self._sizes())
