@@ -326,9 +326,12 @@ class Subscriptions:
             topic.timer = self._host.call_later(next(topic.pauses), self._send, topic)
 
     def _unsubscribe(self, did: Did, subject: str) -> None:
-        with contextlib.suppress(DeliveryError):
-            message = self._control(did, subject, ControlType.UNSUBSCRIBE)
+        message = self._control(did, subject, ControlType.UNSUBSCRIBE)
+        try:
             self._submitter.submit(message, 0, is_patient=True)
+        except DeliveryError:  # the queue is full: at the next link
+            self._leaving.setdefault(did, {})[subject] = None
+            self._bound_leaving()
 
     def _control(self, did: Did, subject: str, control_type: ControlType) -> OutgoingMessage:
         options = SendOptions(

@@ -84,7 +84,8 @@ class Subscription(Bound, instead="subscribe again there"):
         home.check_open()
         if topic.is_accepted and topic.is_open:
             return self
-        if not topic.is_open:
+        is_ours = not topic.is_open  # else another task has opened it, and keeps it
+        if is_ours:
             self._check_not_over()
             self._subscriptions.open(topic)
         loop = asyncio.get_running_loop()
@@ -97,13 +98,15 @@ class Subscription(Bound, instead="subscribe again there"):
                     topic.wakes.append(future_waker(loop, changed))
                     await changed
         except TimeoutError:
-            self._subscriptions.close(topic)
+            if is_ours:
+                self._subscriptions.close(topic)
             raise TimeoutError(
                 f"{topic.did} did not accept the subscription to {topic.subject!r} within "
                 f"{self._timeout} s: {topic.trouble}"
             ) from None
         except BaseException:
-            self._subscriptions.close(topic)
+            if is_ours:
+                self._subscriptions.close(topic)
             raise
         return self
 
