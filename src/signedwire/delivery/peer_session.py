@@ -99,6 +99,7 @@ class PeerSession:
         "return_timer",
         "seen_at",
         "since",
+        "uses",
         "weight",
         "wire",
     )
@@ -140,6 +141,8 @@ class PeerSession:
         """Instant at which the last link of a peer without a route ended; monotonic clock."""
         self.least_epoch = 0
         """The smallest epoch that a new stream to the peer may have."""
+        self.uses = 0
+        """Number of requests of the peer that are being handled."""
         self.weight = 0
         """Size in bytes that is counted while the peer is a stranger without a link."""
 
@@ -440,7 +443,9 @@ class PeerSession:
             return False  # the HELLO of an opening link names the epoch of the sending half
         if sender is None:
             return True
-        if sender.dialer is not None or sender.has_messages or not sender.streams.is_forgettable:
+        if self.uses or sender.dialer is not None or sender.has_messages:
+            return False
+        if not sender.streams.is_forgettable:
             return False
         backlog = self._context.store.backlog(self.did)
         return backlog is None or not backlog.rows

@@ -8,7 +8,9 @@ happen once, is kept longer: until there are too many sessions.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -153,6 +155,18 @@ class SessionMap:
         session = self._sessions.get(did)
         has_sender = session is not None and session.has_sender
         return has_sender or self._routes.resolve(did) is not None
+
+    @contextlib.contextmanager
+    def in_use(self, did: Did) -> Iterator[None]:
+        """Forget no peer whose request is being handled: the reply needs its streams."""
+        session = self.session(did)
+        session.uses += 1
+        try:
+            yield
+        finally:
+            session.uses -= 1
+            if not session.uses and session.link is None:
+                self.forget_if_stranger(session)
 
     def forget_if_stranger(self, session: PeerSession) -> None:
         """Forget what a stranger does not need any more, after its connection has ended.

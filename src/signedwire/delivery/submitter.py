@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from signedwire.delivery.advice import HOW_TO_UNDENY
 from signedwire.delivery.outgoing_message import OutgoingMessage
@@ -19,6 +19,7 @@ from signedwire.delivery.ports import Host
 from signedwire.delivery.session_context import SessionContext
 from signedwire.delivery.session_map import SessionMap
 from signedwire.errors import (
+    BackpressureError,
     ClosedError,
     NotAllowedError,
     PayloadTooLargeError,
@@ -27,6 +28,9 @@ from signedwire.errors import (
 from signedwire.types import Did, Reason
 
 __all__ = ["Submitter"]
+
+_MOST_FOR_STRANGER: Final = 4 * 1024 * 1024
+"""Bytes of replies and publications that may wait for one peer without a route."""
 
 
 class Submitter:
@@ -177,6 +181,28 @@ class Submitter:
                 Reason.NOT_ALLOWED,
                 f"{did} speaks only v1 and is not among v1_peers; the message was not queued",
                 'Name it in v1_peers, or set v1_peers = "all"',
+            )
+
+    def check_stranger(self, did: Did, payload_size: int) -> None:
+        """Check that no more than 4 MiB wait for a peer that this node has no route to. Any thread.
+
+        For messages that a stranger has asked for: it need not read them.
+
+        Raises:
+            BackpressureError: more would wait.
+        """
+        session = self._sessions.get(did)
+        if session is None or not session.has_sender or did in self._context.known:
+            return
+        waiting = sum([message.size for message in session.sender.lanes])
+        if waiting and waiting + payload_size > _MOST_FOR_STRANGER:
+            self._host.drop(Reason.QUEUE_FULL, did)
+            raise BackpressureError(
+                did,
+                Reason.QUEUE_FULL,
+                f"{waiting} bytes wait for {did}, which this node has no route to; "
+                "the message was not queued",
+                "Add a route to it, if it is a peer of yours",
             )
 
     def check_size(self, did: Did, payload_size: int) -> None:

@@ -24,6 +24,8 @@ Handler: TypeAlias = Callable[[Message], BytesLike | Awaitable[BytesLike | None]
 `None` is an empty payload. After `reply()` or `nack()` in the function, its result is not used.
 """
 
+_LAST_SECONDS: Final = 0.5
+"""Seconds that the end of a node waits for handlers that it has cancelled."""
 _LATE: Final = "its handler did not end before the deadline"
 _NO_ROOM: Final = "its reply found no room in the queue to its sender"
 
@@ -116,7 +118,8 @@ class Handlers:
             while (message := served.inbox.take()) is not None:
                 self._start(served)  # those behind it need not wait for its handler
                 if self._core.reader.hand_out(message):
-                    await self._handle(served.handler, message)
+                    with self._core.endpoint.sessions.in_use(message.sender):
+                        await self._handle(served.handler, message)
                 if turns.is_over():
                     await turns.give()
         finally:
@@ -137,9 +140,8 @@ class Handlers:
         except FATAL:
             raise
         except BaseException as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise  # the node ends
+            if self._is_ending and isinstance(error, asyncio.CancelledError):
+                raise
             self._refuse(message, error, is_late=deadline.expired())
 
     def _refuse(self, message: IncomingMessage, error: BaseException, *, is_late: bool) -> None:
@@ -171,10 +173,12 @@ class Handlers:
     async def _end(self) -> None:
         """Cancel the handlers that still run, because the node is closed."""
         self._is_ending = True
-        tasks = tuple(self._tasks)
+        # A handler may be the one that closes the node, and one may not let itself be cancelled.
+        tasks = self._tasks - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_LAST_SECONDS)
 
 
 def _is_request(message: IncomingMessage, subject: str) -> bool:

@@ -98,7 +98,10 @@ class Requests:
     def new_reply(
         self, request: IncomingMessage, payload: BytesLike, payload_type: PayloadType
     ) -> OutgoingMessage:
-        """Make the reply to a request, with the same deadline. Any thread."""
+        """Make the reply to a request, with the same deadline. Any thread.
+
+        A reply to a stranger is volatile: strangers must not fill the disk.
+        """
         due_us = request.expires_at_us
         (message,) = self._sending.messages(
             request.sender,
@@ -109,7 +112,7 @@ class Requests:
             subject=request.subject,
             kind=Kind.REPLY,
             reply_to=request.leaf,
-            is_durable=request.durable,
+            is_durable=request.durable and request.sender in self._core.context.known,
         )
         return message
 
@@ -119,6 +122,7 @@ class Requests:
         """Queue the reply to a request. Any thread; see `Message.reply()`."""
         message = self.new_reply(request, payload, payload_type)
         is_in_loop = self._core.runtime.is_in_loop
+        self._core.endpoint.submitter.check_stranger(message.recipient, message.payload_size)
         submit = self._core.endpoint.submitter.submit
         submit(message, message.payload_size, is_in_loop=is_in_loop)
         return message
@@ -128,6 +132,8 @@ def _waker_at_end(message: OutgoingMessage, wake: Callable[[], None]) -> Callabl
     """Return a function that calls `wake` if the message will get no reply any more."""
 
     def look() -> None:
+        if message.state is DeliveryState.HANDLED:
+            return  # this answer may overtake the reply, or the reply comes later
         is_v1 = message.is_unconfirmed
         if is_v1 or message.is_final or message.is_detached or message.reason is not None:
             wake()

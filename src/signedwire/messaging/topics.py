@@ -157,8 +157,11 @@ class Topics:
             latest=content.choice.latest,
             queued_at_us=content.at_us,
         )
+        submitter = self._core.endpoint.submitter
         try:
-            self._core.endpoint.submitter.submit(message, len(content.payload))
+            if content.kind is Kind.PUBLICATION:
+                submitter.check_stranger(did, len(content.payload))
+            submitter.submit(message, len(content.payload))
         except SignedWireError as error:
             return error
         return message
