@@ -13,7 +13,7 @@ import contextlib
 import inspect
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -191,10 +191,10 @@ class Dispatcher:
 
     def begin(self) -> None:
         """Take messages from now on: the node is open."""
-        self._start(self._take_all())
+        self.start(self._take_all())
 
     async def end(self) -> None:
-        """Stop all handlers. Messages that wait for one stay without an answer."""
+        """Stop all tasks. Messages that wait for a handler stay without an answer."""
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -207,10 +207,12 @@ class Dispatcher:
         self._kept[did] = deque(message for message in kept if message.subject != subject)
         return found
 
-    def _start(self, work: Any) -> None:
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine in a task that ends with the fleet at the latest."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop holds a task weakly
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _take_all(self) -> None:
         async for message in self._node.messages():
@@ -232,7 +234,7 @@ class Dispatcher:
             subject.waiting.append(message)
             if not subject.is_running:
                 subject.is_running = True
-                self._start(self._work(subject))
+                self.start(self._work(subject))
 
     def _keep(self, message: Message) -> None:
         """Keep a publication of a member for its subscription; refuse all others."""

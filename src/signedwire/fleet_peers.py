@@ -12,7 +12,7 @@ from typing import Final, Generic, Self, TypeVar, overload
 from signedwire.arguments import Deadline, PriorityName, Until
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
-from signedwire.errors import ClosedError, MessageRefusedError, SignedWireError
+from signedwire.errors import ClosedError, MessageRefusedError
 from signedwire.fleet_handlers import Dispatcher, label_of
 from signedwire.home import Bound
 from signedwire.logs import fields
@@ -21,7 +21,7 @@ from signedwire.messaging.outcomes import Outcomes
 from signedwire.messaging.subjects import subject_of
 from signedwire.messaging.values import codec_of, payload_of
 from signedwire.node import Node
-from signedwire.types import Did, Priority
+from signedwire.types import Did, Priority, Reason
 
 __all__ = ["Group", "GroupSubscription", "Peer", "Publisher", "subject_for"]
 
@@ -262,15 +262,16 @@ class Group(Bound, instead="pass its names"):
 class GroupSubscription(Bound, Generic[T], instead="subscribe again there"):
     """The values that the members of a group publish. `Group.subscribe()` makes it.
 
-    Iterate over it once: it yields the name of the publisher, the value and the message. A
-    message is acknowledged when the next one is asked for, or when the block of `async with` has
-    ended without an error. Members may come and go. The refusal of one is logged, and the others
-    go on.
+    Iterate over it: it yields the name of the publisher, the value and the message. A message is
+    acknowledged when the next one is asked for, or when the block of `async with` has ended
+    without an error. Members may come and go. The refusal of one is logged, and the others go on.
+    It ends with `close()`, with the block, or with the fleet; leaving the iteration does not end
+    it. It belongs to the event loop of its fleet.
     """
 
     __slots__ = (
-        *("_codec", "_did_list", "_dispatcher", "_error", "_is_latest", "_items", "_last", "_node"),
-        *("_subject", "_tasks", "_type", "_wake"),
+        *("_codec", "_did_list", "_dispatcher", "_error", "_filled", "_has_begun", "_is_closed"),
+        *("_is_latest", "_items", "_last", "_node", "_room", "_subject", "_tasks", "_type"),
     )
 
     def __init__(
@@ -292,9 +293,11 @@ class GroupSubscription(Bound, Generic[T], instead="subscribe again there"):
         self._is_latest = is_latest
         self._items: deque[tuple[str, T, Message]] = deque()
         self._last: Message | None = None
-        self._tasks: dict[asyncio.Task[None], None] | None = None
+        self._tasks: dict[asyncio.Task[None], Did] = {}
         self._error: BaseException | None = None
-        self._wake = asyncio.Condition()
+        self._has_begun = self._is_closed = False
+        self._filled = asyncio.Event()
+        self._room = asyncio.Event()
 
     def __aiter__(self) -> AsyncIterator[tuple[str, T, Message]]:
         return self
@@ -309,15 +312,15 @@ class GroupSubscription(Bound, Generic[T], instead="subscribe again there"):
             StopAsyncIteration: the group is empty, or the node or the subscription is closed.
         """
         self._ack()
-        if self._tasks is None:
-            self._open()
-        async with self._wake:
-            await self._wake.wait_for(self._is_ready)
-            if self._items:
-                item = self._items.popleft()
-                self._wake.notify_all()
-                self._last = item[2]
-                return item
+        self._begin()
+        while not self._items and self._error is None and self._tasks:
+            self._filled.clear()
+            await self._filled.wait()
+        if self._items:
+            item = self._items.popleft()
+            self._room.set()
+            self._last = item[2]
+            return item
         error, self._error = self._error, None
         if error is not None:
             raise error
@@ -325,21 +328,16 @@ class GroupSubscription(Bound, Generic[T], instead="subscribe again there"):
 
     async def close(self) -> None:
         """End the subscription. Values that were not read are refused. Safe to repeat."""
-        tasks, self._tasks = self._tasks or {}, {}
+        self._has_begun = self._is_closed = True
+        tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        async with self._wake:
-            unread = tuple(self._items)
-            self._items.clear()
-            self._wake.notify_all()
-        with contextlib.suppress(ClosedError):
-            for _, _, message in unread:
-                message.nack("unknown subject", "the subscription to this subject was closed")
+        while self._items:
+            self._refuse(self._items.popleft()[2])
 
     async def __aenter__(self) -> Self:
-        if self._tasks is None:
-            self._open()
+        self._begin()
         return self
 
     async def __aexit__(
@@ -358,58 +356,71 @@ class GroupSubscription(Bound, Generic[T], instead="subscribe again there"):
             with contextlib.suppress(ClosedError):
                 message.ack()
 
+    def _refuse(self, message: Message) -> None:
+        with contextlib.suppress(ClosedError):
+            message.nack(Reason.UNKNOWN_SUBJECT, "the subscription to this subject was closed")
+
     # -- members ----------------------------------------------------------------------------
 
-    def _open(self) -> None:
-        self._node.peers()  # raises in another event loop
-        loop = asyncio.get_running_loop()
-        self._tasks = {loop.create_task(self._follow(did)): None for did in self._did_list}
-
-    def _is_ready(self) -> bool:
-        """Whether a value waits, or none can come any more."""
-        return bool(self._items) or self._error is not None or not self._tasks
+    def _begin(self) -> None:
+        """Subscribe to all members, once."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        for did in self._did_list:
+            task = self._dispatcher.start(self._follow(did))
+            self._tasks[task] = did
+            task.add_done_callback(self._on_end)
 
     async def _follow(self, did: Did) -> None:
         """Put the publications of one member into the queue, until it refuses."""
-        failure: BaseException | None = None
-        try:
+        with contextlib.suppress(ClosedError):
             for message in self._dispatcher.take_kept(did, self._subject):
                 await self._put(message)
             subscription = self._node.subscribe(did, self._subject, latest=self._is_latest)
             async with subscription:
                 async for message in subscription:
                     await self._put(message)
-        except MessageRefusedError as error:
-            self._log_refused(did, error)
-            failure = error
-        except ClosedError:
-            pass
-        except Exception as error:  # noqa: BLE001 - the reader gets it
-            failure = error
-        async with self._wake:
-            tasks, current = self._tasks or {}, asyncio.current_task()
-            if current is not None:
-                tasks.pop(current, None)
-            is_refusal = isinstance(failure, MessageRefusedError)
-            if failure is not None and not (is_refusal and tasks):
-                self._error = failure
-            self._wake.notify_all()
+
+    def _on_end(self, task: asyncio.Task[None]) -> None:
+        """Note that no more comes from a member, and why."""
+        did = self._tasks.pop(task)
+        self._filled.set()
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, MessageRefusedError):
+            self._dispatcher.log.warning(
+                "%s refused the subscription to %r: %s; the other members go on",
+                did,
+                self._subject,
+                error,
+                extra=fields("subscription refused", peer=did),
+            )
+            if self._tasks:
+                return
+        self._error = error or self._error
 
     async def _put(self, message: Message) -> None:
         value = decode_or_nack(message, self._type, self._codec)
         if value is NACKED:
             return
         item = label_of(self._node, message), value, message
-        async with self._wake:
-            if self._is_latest:
-                self._replace(item)
-            else:
-                await self._wake.wait_for(lambda: len(self._items) < _MAX_WAITING)
-                self._items.append(item)
-            self._wake.notify_all()
+        if self._is_latest:
+            self._replace(item)
+            return
+        while len(self._items) >= _MAX_WAITING:
+            self._room.clear()
+            try:
+                await self._room.wait()
+            except asyncio.CancelledError:
+                if self._is_closed:  # else the node ends, and a store keeps the message
+                    self._refuse(message)
+                raise
+        self._items.append(item)
+        self._filled.set()
 
     def _replace(self, item: tuple[str, T, Message]) -> None:
         """Add a value in place of the older one of its member, which is acknowledged."""
+        self._filled.set()
         for place, older in enumerate(self._items):
             if older[0] == item[0]:
                 self._items[place] = item
@@ -417,15 +428,6 @@ class GroupSubscription(Bound, Generic[T], instead="subscribe again there"):
                     older[2].ack()
                 return
         self._items.append(item)
-
-    def _log_refused(self, did: Did, error: SignedWireError) -> None:
-        self._dispatcher.log.warning(
-            "%s refused the subscription to %r: %s; the other members go on",
-            did,
-            self._subject,
-            error,
-            extra=fields("subscription refused", peer=did),
-        )
 
     def __repr__(self) -> str:
         return f"<GroupSubscription to {self._subject!r} of {len(self._did_list)} peers>"

@@ -449,6 +449,44 @@ async def test_stored_publications_wait_for_their_subscription(tmp_path: Path) -
             await outcomes.receipts[0].wait("handled", LIMIT)
 
 
+@on_asyncio
+async def test_256_values_wait_to_be_read_and_close_refuses_all_that_were_not() -> None:
+    ground = Ground()
+    async with ground.open(ALICE) as base, ground.open(BOB) as robot:
+        values = base.group("robot-1").subscribe("status", Status)
+        reading = asyncio.ensure_future(anext(values))
+        publisher = robot.publisher("status", Status)
+        first = await publisher.put(Status(0.0))
+        while not len(first):
+            await asyncio.sleep(0.01)
+            first = await publisher.put(Status(0.0))
+        assert (await reading)[1] == Status(0.0)
+        others = [await publisher.put(Status(float(n))) for n in range(1, 301)]
+        await others[-1].wait("accepted", LIMIT)
+        for n in range(1, 11):
+            assert (await anext(values))[1] == Status(float(n))
+        await eventually(lambda: len(values._items) == 256)
+        await values.close()
+        for outcomes in (others[10], others[299]):
+            assert (await refusal(outcomes.receipts[0]))[0] is Reason.UNKNOWN_SUBJECT
+        for outcomes in others[10:]:
+            await outcomes.wait("handled", LIMIT)
+            assert outcomes.failed
+        with pytest.raises(StopAsyncIteration):
+            await anext(values)
+        await values.close()
+
+
+@on_asyncio
+async def test_a_subscription_ends_with_its_fleet() -> None:
+    ground = Ground()
+    async with ground.open(ALICE) as base:
+        reading = asyncio.ensure_future(anext(base.group("robot").subscribe("status", Status)))
+        await asyncio.sleep(0)
+    with pytest.raises(StopAsyncIteration):
+        await asyncio.wait_for(reading, LIMIT)
+
+
 # -- all else ------------------------------------------------------------------------------
 
 
