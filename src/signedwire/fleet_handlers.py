@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -174,6 +175,7 @@ class Dispatcher:
         self._kept: dict[Did, deque[Message]] = {}
         """Publications that came before their subscription, of peers with a name."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._home: tuple[int, asyncio.AbstractEventLoop] | None = None
         self._members = frozenset(
             (*node.config.names.values(), *(d for ds in node.config.roles.values() for d in ds))
         )
@@ -191,10 +193,16 @@ class Dispatcher:
 
     def begin(self) -> None:
         """Take messages from now on: the node is open."""
+        self._home = os.getpid(), asyncio.get_running_loop()
         self.start(self._take_all())
 
     async def end(self) -> None:
-        """Stop all tasks. Messages that wait for a handler stay without an answer."""
+        """Stop all tasks. Messages that wait for a handler stay without an answer.
+
+        In a forked child or another event loop, this does nothing: the tasks are not there.
+        """
+        if self._home != (os.getpid(), asyncio.get_running_loop()):
+            return
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()

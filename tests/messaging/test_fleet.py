@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import pickle
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from signedwire import (
     StoreError,
     TransportConfig,
     UnknownNameError,
+    WrongContextError,
 )
 from tlskit import quick
 from wirekit import ALICE, BOB, CAROL, LIMIT, eventually, identity, on_asyncio, on_both_loops
@@ -556,6 +558,47 @@ async def test_a_handler_that_runs_is_cancelled_at_the_end() -> None:
             await base.peer("robot-1").send(None, subject="slow")
             await asyncio.wait_for(begun.wait(), LIMIT)
         assert ended.is_set()
+
+
+def test_a_fleet_in_another_loop_says_so_and_goes_on_in_its_own() -> None:
+    ground = Ground()
+    home = asyncio.new_event_loop()
+    me = ground.fleet(ALICE)
+
+    @me.on("x")
+    async def x() -> None: ...
+
+    home.run_until_complete(me.start())
+
+    async def elsewhere() -> None:
+        with pytest.raises(WrongContextError):
+            await me.close()
+        with pytest.raises(WrongContextError):
+            await me.group("robot").send(None, subject="x")
+
+    asyncio.run(elsewhere())
+    assert home.run_until_complete(me.group([]).send(None, subject="x")) == {}
+    home.run_until_complete(me.close())
+    home.run_until_complete(me.close())
+    home.close()
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        lambda me: me,
+        lambda me: me.peer("base"),
+        lambda me: me.group("robot"),
+        lambda me: me.publisher("status", Status),
+        lambda me: me.group("robot").subscribe("status", Status),
+    ],
+)
+def test_what_belongs_to_a_fleet_has_a_short_text_and_is_not_pickled(thing: Any) -> None:
+    found = thing(Ground().fleet(BOB))
+    assert len(repr(found)) < 60
+    assert type(found).__name__ in repr(found)
+    with pytest.raises(TypeError, match="can be neither pickled nor copied"):
+        pickle.dumps(found)
 
 
 # -- configuration -------------------------------------------------------------------------
