@@ -213,7 +213,7 @@ class Fleet(Bound, instead="pass the path of its configuration, and make another
         refused as "refused", and the error is logged.
 
         Messages of one subject are handled one after the other, in order, and those of several
-        subjects at the same time. 256 may wait for each subject; further ones are refused as
+        subjects at the same time. 256, of 8 MiB, may wait for each; more are refused as
         "inbox full". One with another type is refused as "malformed", with a text.
 
         Args:

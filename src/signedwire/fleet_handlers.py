@@ -28,7 +28,7 @@ from signedwire.messaging.values import codec_of, payload_of
 from signedwire.node import Node
 from signedwire.types import Did, Kind, Reason, unix_time_us
 
-__all__ = ["Call", "Dispatcher", "Gate", "HandlerContext", "Who", "label_of"]
+__all__ = ["Call", "Dispatcher", "Gate", "HandlerContext", "Who", "has_room", "label_of"]
 
 H = TypeVar("H", bound=Callable[..., Any])
 Who: TypeAlias = str | Did | Iterable[str | Did]
@@ -37,6 +37,8 @@ _MAX_WAITING: Final = 256
 """Messages of one subject that wait for its handler."""
 _MAX_KEPT: Final = 256
 """Publications of one named peer that wait for a subscription."""
+_MAX_BYTES: Final = 8 * 2**20
+"""Bytes of either of them; one larger message may wait alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +155,29 @@ class Call:
 class _Subject:
     """The messages of one subject that wait for its handler."""
 
-    __slots__ = ("call", "gate", "is_running", "waiting")
+    __slots__ = ("call", "gate", "is_running", "size", "waiting")
 
     def __init__(self, call: Call, gate: Gate) -> None:
         self.call = call
         self.gate = gate
         self.waiting: deque[Message] = deque()
+        self.size = 0
+        """Bytes of the messages that wait."""
         self.is_running = False
+
+    def put(self, message: Message) -> bool:
+        """Have a message wait, and return true; or return false if there is no room."""
+        if not has_room(len(self.waiting), self.size, message, _MAX_WAITING):
+            return False
+        self.waiting.append(message)
+        self.size += message.size
+        return True
+
+    def take(self) -> Message:
+        """Return the oldest message that waits."""
+        message = self.waiting.popleft()
+        self.size -= message.size
+        return message
 
 
 class Dispatcher:
@@ -236,13 +254,12 @@ class Dispatcher:
             message.nack(Reason.UNKNOWN_SUBJECT)
         elif not subject.gate.is_allowed(message):
             return
-        elif len(subject.waiting) >= _MAX_WAITING:
-            message.nack(Reason.INBOX_FULL, f"{_MAX_WAITING} messages wait for its handler")
-        else:
-            subject.waiting.append(message)
-            if not subject.is_running:
-                subject.is_running = True
-                self.start(self._work(subject))
+        elif not subject.put(message):
+            count = len(subject.waiting)
+            message.nack(Reason.INBOX_FULL, f"{count} messages wait for its handler")
+        elif not subject.is_running:
+            subject.is_running = True
+            self.start(self._work(subject))
 
     def _keep(self, message: Message) -> None:
         """Keep a publication of a member for its subscription; refuse all others."""
@@ -251,10 +268,10 @@ class Dispatcher:
             message.nack(Reason.UNKNOWN_SUBJECT)
             return
         kept = self._kept.setdefault(sender, deque())
-        if len(kept) < _MAX_KEPT:
+        if has_room(len(kept), sum(each.size for each in kept), message, _MAX_KEPT):
             kept.append(message)
         else:
-            message.nack(Reason.INBOX_FULL, f"{_MAX_KEPT} publications wait for a subscription")
+            message.nack(Reason.INBOX_FULL, f"{len(kept)} publications wait for a subscription")
 
     async def _work(self, subject: _Subject) -> None:
         """Handle the messages of a subject as long as some wait."""
@@ -262,7 +279,7 @@ class Dispatcher:
         try:
             while subject.waiting:
                 with contextlib.suppress(ClosedError):
-                    await self._handle(subject, subject.waiting.popleft())
+                    await self._handle(subject, subject.take())
                 if turns.is_over():
                     await turns.give()
         finally:
@@ -297,6 +314,11 @@ class Dispatcher:
             extra=fields("handler failed", peer=message.proven_sender, error=type(error).__name__),
         )
         message.nack(Reason.REFUSED, f"its handler failed: {type(error).__name__}")
+
+
+def has_room(count: int, size: int, message: Message, most: int) -> bool:
+    """Whether a message may wait with `count` others of `size` bytes, of which `most` may be."""
+    return not count or (count < most and size + message.size <= _MAX_BYTES)
 
 
 def label_of(node: Node, message: Message) -> str:

@@ -12,8 +12,8 @@ from typing import Final, Generic, Self, TypeVar, overload
 from signedwire.arguments import Deadline, PriorityName, Until
 from signedwire.delivery.message import Message
 from signedwire.delivery.receipt import Receipt
-from signedwire.errors import ClosedError, MessageRefusedError
-from signedwire.fleet_handlers import Dispatcher, label_of
+from signedwire.errors import ClosedError, MessageRefusedError, SchemaError
+from signedwire.fleet_handlers import Dispatcher, has_room, label_of
 from signedwire.home import Bound
 from signedwire.logs import fields
 from signedwire.messaging.codecs import NACKED, Codec, decode_or_nack
@@ -145,7 +145,11 @@ class Peer(Bound, instead="pass its name"):
             priority=priority,
             durable=durable,
         )
-        return codec.decode(reply.payload, returns)
+        try:
+            return codec.decode(reply.payload, returns)
+        except SchemaError as error:
+            error.add_note(f"in the reply of {self.name} to {subject!r}")
+            raise
 
     def __repr__(self) -> str:
         return f"<Peer {self._node.config.names.label_of(self._did)}>"
@@ -271,7 +275,17 @@ class GroupSubscription(Bound, Generic[T], instead="subscribe again there"):
 
     __slots__ = (
         *("_codec", "_did_list", "_dispatcher", "_error", "_filled", "_has_begun", "_is_closed"),
-        *("_is_latest", "_items", "_last", "_node", "_room", "_subject", "_tasks", "_type"),
+        *(
+            "_is_latest",
+            "_items",
+            "_last",
+            "_node",
+            "_room",
+            "_size",
+            "_subject",
+            "_tasks",
+            "_type",
+        ),
     )
 
     def __init__(
@@ -292,6 +306,8 @@ class GroupSubscription(Bound, Generic[T], instead="subscribe again there"):
         self._codec = codec_of(type_)
         self._is_latest = is_latest
         self._items: deque[tuple[str, T, Message]] = deque()
+        self._size = 0
+        """Bytes of the messages in `_items`."""
         self._last: Message | None = None
         self._tasks: dict[asyncio.Task[None], Did] = {}
         self._error: BaseException | None = None
@@ -318,8 +334,9 @@ class GroupSubscription(Bound, Generic[T], instead="subscribe again there"):
             await self._filled.wait()
         if self._items:
             item = self._items.popleft()
-            self._room.set()
             self._last = item[2]
+            self._size -= self._last.size
+            self._room.set()
             return item
         error, self._error = self._error, None
         if error is not None:
@@ -407,7 +424,7 @@ class GroupSubscription(Bound, Generic[T], instead="subscribe again there"):
         if self._is_latest:
             self._replace(item)
             return
-        while len(self._items) >= _MAX_WAITING:
+        while not has_room(len(self._items), self._size, message, _MAX_WAITING):
             self._room.clear()
             try:
                 await self._room.wait()
@@ -416,6 +433,7 @@ class GroupSubscription(Bound, Generic[T], instead="subscribe again there"):
                     self._refuse(message)
                 raise
         self._items.append(item)
+        self._size += message.size
         self._filled.set()
 
     def _replace(self, item: tuple[str, T, Message]) -> None:
@@ -424,10 +442,12 @@ class GroupSubscription(Bound, Generic[T], instead="subscribe again there"):
         for place, older in enumerate(self._items):
             if older[0] == item[0]:
                 self._items[place] = item
+                self._size += item[2].size - older[2].size
                 with contextlib.suppress(ClosedError):
                     older[2].ack()
                 return
         self._items.append(item)
+        self._size += item[2].size
 
     def __repr__(self) -> str:
         return f"<GroupSubscription to {self._subject!r} of {len(self._did_list)} peers>"

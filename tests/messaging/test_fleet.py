@@ -206,6 +206,27 @@ async def test_256_wait_for_a_handler_and_further_ones_are_refused() -> None:
 
 
 @on_asyncio
+async def test_8_mib_wait_for_a_handler_and_further_messages_are_refused() -> None:
+    ground = Ground()
+    go_on, begun = asyncio.Event(), asyncio.Event()
+    async with ground.open(ALICE) as base, ground.open(BOB) as robot:
+
+        @robot.on("slow", type=bytes)
+        async def slow() -> None:
+            begun.set()
+            await go_on.wait()
+
+        to = base.peer("robot-1")
+        first = await to.send(b"", subject="slow")
+        await asyncio.wait_for(begun.wait(), LIMIT)
+        large = [await to.send(bytes(2**20 - 4096), subject="slow") for _ in range(9)]
+        assert await refusal(large[-1]) == (Reason.INBOX_FULL, "8 messages wait for its handler")
+        go_on.set()
+        for receipt in (first, *large[:-1]):
+            await receipt.wait("handled", LIMIT)
+
+
+@on_asyncio
 async def test_a_message_that_expires_while_it_waits_is_not_handled() -> None:
     ground = Ground()
     go_on, begun = asyncio.Event(), asyncio.Event()
