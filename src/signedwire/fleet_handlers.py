@@ -226,11 +226,12 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def take_kept(self, did: Did, subject: str) -> list[Message]:
-        """Take the publications that came before their subscription, in order."""
-        kept = self._kept.get(did, deque())
-        found = [message for message in kept if message.subject == subject]
-        self._kept[did] = deque(message for message in kept if message.subject != subject)
+    def take_kept(self, did: Did, subject: str) -> Message | None:
+        """Take the oldest publication that came before its subscription; `None`: there is none."""
+        kept = self._kept.get(did, ())
+        found = next((message for message in kept if message.subject == subject), None)
+        if found is not None:
+            self._kept[did].remove(found)
         return found
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -242,8 +243,12 @@ class Dispatcher:
 
     async def _take_all(self) -> None:
         async for message in self._node.messages():
-            with contextlib.suppress(ClosedError):  # nobody can be answered any more
+            try:
                 self._put(message)
+            except ClosedError:  # nobody can be answered any more
+                pass
+            except Exception as error:  # noqa: BLE001 - the next one may be an emergency stop
+                self.log.note_fault(f"taking message {message.message_id[:8]}", error)
 
     def _put(self, message: Message) -> None:
         if message.kind is Kind.PUBLICATION:

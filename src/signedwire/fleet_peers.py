@@ -392,8 +392,9 @@ class GroupSubscription(Bound, Generic[T], instead="subscribe again there"):
     async def _follow(self, did: Did) -> None:
         """Put the publications of one member into the queue, until it refuses."""
         with contextlib.suppress(ClosedError):
-            for message in self._dispatcher.take_kept(did, self._subject):
-                await self._put(message)
+            while (kept := self._dispatcher.take_kept(did, self._subject)) is not None:
+                await self._put(kept)
+            # No other task runs between the last look and the opening, so no publication is missed.
             subscription = self._node.subscribe(did, self._subject, latest=self._is_latest)
             async with subscription:
                 async for message in subscription:
