@@ -47,12 +47,13 @@ ROOMS: dict[str, set[str]] = {
     "files": {"clock"},
     "keyfiles": {"errors", "files", "folders", "keyformats", "logs"},
     "identity": {"errors", "types", "environment", "files", "keyformats", "keyfiles"},
-    "options": {"errors", "types", "arguments", "environment", "names"},
+    "options": {"errors", "types", "arguments", "environment", "names", "roles"},
     "names": {"errors", "types", "arguments"},
+    "roles": {"errors", "types", "arguments", "names"},
     "subject_options": {"errors", "types", "arguments", "options"},
     "config": {
         *("errors", "types", "arguments", "contradictions", "config_changes", "options", "names"),
-        "subject_options",
+        *("roles", "subject_options"),
     },
     "metrics": set(),
     "stats": {"errors", "types", "metrics", "names"},
@@ -104,6 +105,18 @@ ROOMS: dict[str, set[str]] = {
         *("delivery", "evidence", "transport", "outbox", "node_life"),
     },
     "node": {"errors", "types", "arguments", "home", "delivery", "messaging", "node_state"},
+    "fleet_handlers": {
+        *("errors", "types", "home", "logs", "delivery", "messaging", "names", "node"),
+    },
+    "fleet_peers": {
+        *("errors", "types", "arguments", "home", "logs", "delivery"),
+        *("messaging", "names", "node", "fleet_handlers"),
+    },
+    "fleet": {
+        *("errors", "types", "arguments", "identity", "config", "routing", "settings", "home"),
+        *("keysources", "roles", "delivery", "transport", "messaging", "names", "node", "logs"),
+        *("fleet_handlers", "fleet_peers", "subject_options"),
+    },
     "sync_parts": {
         *("errors", "types", "home", "portal", "delivery", "messaging", "outbox", "arguments"),
     },

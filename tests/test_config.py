@@ -20,6 +20,7 @@ from signedwire.contradictions import PAIRS
 from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
 from signedwire.names import Names
 from signedwire.options import Option, table_class
+from signedwire.roles import Roles
 from signedwire.subject_options import SubjectOptions
 from signedwire.types import Address, Did, Priority, SignaturePolicy
 
@@ -59,7 +60,10 @@ def valid(option: Option) -> st.SearchStrategy[Any]:
 
     def of(alternative: Any) -> st.SearchStrategy[Any]:
         kind = get_origin(alternative)
-        if (tables := table_class(alternative)) is not None:
+        if (tables := table_class(alternative)) is Roles:
+            dids = st.lists(st.sampled_from(DIDS))
+            return st.dictionaries(st.sampled_from(["robot", "base.1"]), dids).map(tables)
+        if tables is not None:
             return st.dictionaries(st.sampled_from(["", "pose", "arm/left"]), subjects).map(tables)
         if kind is Annotated:
             number, bounds = get_args(alternative)

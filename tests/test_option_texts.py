@@ -82,6 +82,7 @@ def test_each_kind_of_option_in_words() -> None:
         "an empty list",
     )
     assert DESCRIBED["names"][1:5] == ("table of names and DIDs", "", "", "an empty table")
+    assert DESCRIBED["roles"][1] == "table of roles, each with a list of names or DIDs"
     assert DESCRIBED["store"][1:5] == ("path, or None", "", "", "None")
     assert DESCRIBED["key_group_readable"][1:5] == ("true or false", "", "", "False")
 

@@ -47,7 +47,7 @@ def as_toml(value: object) -> str:
     if isinstance(value, Names):
         pairs = ", ".join(f"{json.dumps(name)} = {json.dumps(str(value[name]))}" for name in value)
         return f"{{ {pairs} }}"
-    if isinstance(value, frozenset):
+    if isinstance(value, frozenset) or type(value) is tuple:
         return json.dumps([str(did) for did in value])
     if isinstance(value, SubjectOptions):
         value = value.as_table()
@@ -323,8 +323,8 @@ def test_a_number_without_a_text_is_refused_as_any_other(
     text = refusal(write(tmp_path, f"{option} = {toml}"))
     is_hidden = option in IDENTITY_OPTIONS and toml != HUGE
     says = f"{option} is a key itself" if is_hidden else f"{option}=<"
-    if option == "subjects" and toml.startswith("{"):
-        says = "subjects.a: <"  # the table of a subject
+    if option in ("subjects", "roles") and toml.startswith("{"):
+        says = f"{option}.a: <"  # the table of a subject, the members of a role
     assert says in text
     assert "a number of 18000 bits" in text or toml != HUGE
 

@@ -161,7 +161,7 @@ def test_no_property_gives_any(name: str) -> None:
 
 # Objects that the package alone makes. The types of their constructors are not public.
 _MADE_INSIDE = {
-    "SilenceWatch",
+    *("Group", "GroupSubscription", "SilenceWatch"),
     *("Message", "Outbox", "DeadLetters", "Subscription", "Outcomes"),
     *("sync.Outbox", "sync.DeadLetters", "sync.Subscription"),
 }

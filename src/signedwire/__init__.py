@@ -35,13 +35,15 @@ Modules for users:
 
 - `node`, `sync`: `Node` for asyncio and for threads. `node_life`: its start and end; `node_state`:
   its files, peers and counters. `sync_parts`: blocking forms of what belongs to a node.
+- `fleet`: `Fleet`, a node with names, roles and typed values. `fleet_handlers`: its handlers;
+  `fleet_peers`: its peers, groups and publishers.
 - `outbox`: the messages in the store of a node.
 - `identity`: keys, the only module that signs and verifies; `keysources`: finding the key of a
   process; `keyfiles`, `keyformats` and `keytexts`: reading and writing key files.
 - `config`: the options; `settings`: reading them from a file and the environment;
   `option_texts`: a text about each.
-- `routing` and `names`: addresses and names of peers; `types` and `states`; `errors`, with their
-  roots in `base_errors`; `events`, `stats`, `metrics`.
+- `routing`, `names` and `roles`: addresses, names and groups of peers; `types` and `states`;
+  `errors`, with their roots in `base_errors`; `events`, `stats`, `metrics`.
 
 Modules for the others:
 
@@ -120,6 +122,9 @@ from signedwire.events import (
     PeerConnected,
     PeerDisconnected,
 )
+from signedwire.fleet import Fleet
+from signedwire.fleet_handlers import HandlerContext
+from signedwire.fleet_peers import Group, GroupSubscription, Peer, Publisher
 from signedwire.identity import Identity
 from signedwire.keysources import load_identity
 from signedwire.messaging.codecs import (
@@ -230,6 +235,10 @@ __all__ = [
     "FailedMember",
     "FailedReceipt",
     "FailureKind",
+    "Fleet",
+    "Group",
+    "GroupSubscription",
+    "HandlerContext",
     "Health",
     "Identity",
     "IdentityError",
@@ -265,6 +274,7 @@ __all__ = [
     "PayloadTooLargeError",
     "PayloadType",
     "PayloadTypeName",
+    "Peer",
     "PeerConnected",
     "PeerDisconnected",
     "PeerState",
@@ -276,6 +286,7 @@ __all__ = [
     "Probe",
     "DidProofError",
     "ProvenDelivery",
+    "Publisher",
     "Reason",
     "Receipt",
     "ReceiptView",

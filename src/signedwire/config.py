@@ -35,6 +35,7 @@ from signedwire.contradictions import V1_OVERHEAD, check_pairs
 from signedwire.errors import ConfigError
 from signedwire.names import Names
 from signedwire.options import Given, Option, Range
+from signedwire.roles import Roles
 from signedwire.subject_options import SubjectOptions, Subjects, SubjectTable
 from signedwire.types import Address, Did, Location, SignaturePolicy, Target
 
@@ -48,6 +49,7 @@ Slots: TypeAlias = Annotated[int, Range(1, 1_000_000, "messages")]
 Seconds: TypeAlias = Annotated[float, Range(0.001, 86_400, "seconds")]
 Age: TypeAlias = Annotated[float, Range(1, 3_650 * 86_400, "seconds")]
 StoredRows: TypeAlias = Annotated[int, Range(1, 10**9, "messages")]
+RoleTable: TypeAlias = Annotated[Mapping[str, tuple[Did, ...]], Roles]
 SubjectTables: TypeAlias = Annotated[Mapping[str, SubjectOptions], SubjectTable]
 StoredBytes: TypeAlias = Annotated[int, Range(1024, 2**44, "bytes")]
 
@@ -109,6 +111,13 @@ class TransportConfig:
     have several names. A variable has the form name=DID, with commas.
 
     Allowed: a table of names, each with a DID; default an empty table."""
+
+    roles: Given[Mapping[str, Iterable[Did | str]], RoleTable] = Given(Roles())
+    """Groups of peers for `Fleet`: each role has a list of names or DIDs. A role has the same form
+    as a name, and is not one of the `names`. It holds for this node alone. A variable has an inline
+    table of TOML.
+
+    Allowed: a table of roles, each with a list of names or DIDs; default an empty table."""
 
     allow: Given[Iterable[Did | str] | None, frozenset[Did] | None] = Given(None)
     """The DIDs that may link to this node and that it may send to. All others are denied, so an

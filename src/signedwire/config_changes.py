@@ -28,6 +28,7 @@ class ConfigChanges(TypedDict, total=False):
     signatures: SignaturePolicy | Literal["required", "if-present"]
     v1_peers: Literal["all"] | Iterable[Did | str]
     names: Mapping[str, Did | str]
+    roles: Mapping[str, Iterable[Did | str]]
     allow: Iterable[Did | str] | None
     deny: Iterable[Did | str]
     access_file: str | os.PathLike[str] | None

@@ -113,8 +113,8 @@ def _describe(option: Option, text: str) -> OptionText:
 def _type(alternative: Any) -> str:
     """Return the name of an alternative of an annotation."""
     kind = get_origin(alternative)
-    if table_class(alternative) is not None:
-        return "table for each subject"
+    if (tables := table_class(alternative)) is not None:
+        return str(tables.IN_WORDS)
     if kind is Annotated:
         return "whole number" if get_args(alternative)[0] is int else "number"
     if kind is Literal:

@@ -25,6 +25,7 @@ from signedwire.arguments import shown
 from signedwire.environment import expand_home
 from signedwire.errors import AddressError, ConfigError, DidError, SignedWireError
 from signedwire.names import Names, is_name
+from signedwire.roles import Roles
 from signedwire.types import Address, Did, Location, Target, parse_target
 
 __all__ = ["Given", "Option", "Range", "read_did", "read_target", "table_class"]
@@ -180,6 +181,8 @@ class Option:
         Raises:
             ConfigError: a name is unknown.
         """
+        if isinstance(value, Roles):
+            return value.found(names)
         if not isinstance(value, frozenset):
             return value
         try:
@@ -208,8 +211,8 @@ def table_class(alternative: Any) -> Any:
 
 def _expected(alternative: Any) -> str:
     kind = get_origin(alternative)
-    if table_class(alternative) is not None:
-        return "a table for each subject"
+    if (tables := table_class(alternative)) is not None:
+        return f"a {tables.IN_WORDS}"
     if kind is Annotated:
         number, bounds = get_args(alternative)
         noun = "a whole number" if number is int else "a number"

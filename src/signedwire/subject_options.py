@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from signedwire.arguments import (
     PriorityName,
@@ -115,6 +115,9 @@ class SubjectTable(Mapping[str, SubjectOptions]):
     """
 
     __slots__ = ("_by_subject",)
+
+    IN_WORDS: ClassVar = "table for each subject"
+    """The form of a value, for people."""
 
     def __init__(self, table: object = ()) -> None:
         self._by_subject: dict[str, SubjectOptions] = {}

@@ -253,7 +253,7 @@ async def test_ack_auto_acknowledges_what_is_handed_out() -> None:
 @on_both_loops
 async def test_iterating_gives_the_loop_turns() -> None:
     async with Net().pair() as (alice, bob), bob.subscribe(alice.did, "status") as status:
-        table = Outcomes({}, DeliveryState.ACCEPTED, lambda _: None)
+        table = Outcomes({}, DeliveryState.ACCEPTED, lambda _: None, lambda _: None)
         for number in range(30):
             table = await alice.publish("status", b"%d" % number)
         await table.wait("accepted", LIMIT)

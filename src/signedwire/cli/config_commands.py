@@ -21,7 +21,7 @@ from signedwire.errors import ConfigError
 from signedwire.option_texts import OptionText, describe_options
 from signedwire.settings import Setting, variable_of
 from signedwire.subject_options import SubjectOptions
-from signedwire.types import Address, Location
+from signedwire.types import Address, Did, Location
 
 __all__ = ["check", "show"]
 
@@ -159,6 +159,10 @@ def _plain(value: object) -> object:
         return {value_without_keys(key): _plain(each) for key, each in value.items()}
     if isinstance(value, SubjectOptions):
         return _plain(value.as_table())
+    if isinstance(value, Did):
+        return str(value)
+    if isinstance(value, tuple):
+        return [str(item) for item in value]
     if isinstance(value, Iterable):
         return sorted(str(item) for item in value)
     return value

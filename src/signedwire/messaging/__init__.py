@@ -7,4 +7,5 @@
   one subject for the application.
 - `silence`: calls the application when a peer is silent. `within`: the age of a message.
 - `codecs`: typed payloads as bytes, and back. `subjects`: the subject of each type.
+  `values`: values of calls and handlers as payloads.
 """

@@ -30,6 +30,8 @@ class FailedMember(NamedTuple):
     `None`: this node has had no link of it."""
     error: SignedWireError
     """The error that `send()` would have raised for this peer."""
+    name: str | None = None
+    """The name of the peer in the option `names` of this node; `None`: it has none."""
 
 
 class Outcomes(Mapping[Did, Receipt | SignedWireError]):
@@ -41,17 +43,19 @@ class Outcomes(Mapping[Did, Receipt | SignedWireError]):
     read it.
     """
 
-    __slots__ = ("_entries", "_level", "_seen_at")
+    __slots__ = ("_entries", "_level", "_name_of", "_seen_at")
 
     def __init__(
         self,
         entries: dict[Did, Receipt | SignedWireError],
         state: DeliveryState,
         seen_at: Callable[[Did], float | None],
+        name_of: Callable[[Did], str | None],
     ) -> None:
         self._entries = entries
         self._level = state
         self._seen_at = seen_at
+        self._name_of = name_of
 
     def __getitem__(self, did: Did) -> Receipt | SignedWireError:
         return self._entries[did]
@@ -93,7 +97,8 @@ class Outcomes(Mapping[Did, Receipt | SignedWireError]):
                 detail = entry.detail if isinstance(entry, Receipt) else ""
                 seen_at = self._seen_at(did)
                 text = str(detail or error.fact)
-                found.append(FailedMember(did, _reason_of(error), text, seen_at, error))
+                name = self._name_of(did)
+                found.append(FailedMember(did, _reason_of(error), text, seen_at, error, name))
         return tuple(found)
 
     @property

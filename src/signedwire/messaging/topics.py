@@ -82,6 +82,7 @@ class Topics:
         context.link_watchers += [self.subscribers, self.subscriptions]
         core.at_end("ending the subscriptions", self.subscriptions.end)
         self._did_of = core.runtime.config.names.did_of
+        self._name_of = core.runtime.config.names.name_of
 
     # -- publishing -----------------------------------------------------------------------
 
@@ -117,7 +118,7 @@ class Topics:
         else:
             self._kept.pop(content.subject, None)
         entries = await self._spread(self.subscribers.of(content.subject), content)
-        outcomes = Outcomes(entries, level, self._seen_at)
+        outcomes = Outcomes(entries, level, self._seen_at, self._name_of)
         return outcomes if until is None else await outcomes.wait(timeout=seconds)
 
     async def send_all(
@@ -127,7 +128,7 @@ class Topics:
         level = self._sending.level(until, is_durable=content.choice.is_durable)
         dids = list(dict.fromkeys(self._did_of(did) for did in to))
         entries = await self._spread(dids, content)
-        return await Outcomes(entries, level, self._seen_at).wait()
+        return await Outcomes(entries, level, self._seen_at, self._name_of).wait()
 
     async def _spread(self, dids: Sequence[Did], content: Content) -> _Entries:
         """Queue a copy for each peer, and write those that can leave now under one signature."""
