@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from signedwire import outbox as aio_outbox
 from signedwire.arguments import (
@@ -22,8 +22,6 @@ from signedwire.portal import Portal
 from signedwire.types import Did
 
 __all__ = ["DeadLetters", "Outbox", "Subscription"]
-
-T = TypeVar("T")
 
 
 class Subscription(Bound, instead="subscribe again there"):
@@ -152,11 +150,3 @@ class DeadLetters(Bound, instead="pass what its `list()` gave"):
     def retry(self, *ids: int) -> Receipts:
         """See `signedwire.DeadLetters.retry`."""
         return self._portal.call(lambda: self._dead.retry(*ids))
-
-
-async def _next(items: AsyncIterator[T]) -> T | None:
-    return await anext(items, None)
-
-
-async def _close(items: AsyncGenerator[T]) -> None:
-    await items.aclose()
