@@ -304,8 +304,8 @@ class Node(NodeState, instead="pass the path of its key file, and make another t
             timeout: Seconds for the request, its handler and the reply; more than 0, by
                 default 10. The peer drops a request that comes later than that to its handler.
             priority, payload_type: See `send()`. The reply has the same priority.
-            durable: Whether stores keep the request and its reply; by default that of the
-                subject, else no. See `send()`.
+            durable: Whether stores keep the request, and its reply if the peer has a route to this
+                node; by default that of the subject, else no. See `send()`.
                 If this process ends, no call waits for the reply any more.
 
         Raises:

@@ -4,8 +4,8 @@
     DeadLetters   `node.dead`    outgoing messages that were refused or given up
 
 The blocking classes of the same names are in `signedwire.sync`. `open_store()` opens the
-store that a configuration names. `copy_of()` and `export()` need a store but no node; the
-command line uses them on the file of a node that does not run.
+store that a configuration names. `export()` needs a store but no node: the command line uses it on
+the file of a node that does not run.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from typing import Final, TypeAlias
 
 from signedwire.arguments import whole_number
 from signedwire.config import TransportConfig
-from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.receipt import Receipt
-from signedwire.delivery.send_options import SendOptions, new_ids
 from signedwire.delivery.store import (
     DeadLetter,
     Dispatch,
@@ -47,7 +45,6 @@ from signedwire.wire.header import V2_START, sender_of
 __all__ = [
     "DeadLetters",
     "Outbox",
-    "copy_of",
     "export",
     "limits_of",
     "open_store",
@@ -242,8 +239,8 @@ class DeadLetters(Bound, instead="pass what its `list()` gave"):
             The receipts of the new messages, which are in the store.
 
         Raises:
-            SignedWireError: as for `Node.send()`; a message could not be stored. The
-                messages before it were.
+            StoreError: a letter is a request or a reply, which nobody waits for any more; or as
+                for `Node.send()`, a message could not be stored. The messages before it were.
         """
         receipts = []
         for id_ in dict.fromkeys(_ids(ids)):
@@ -322,19 +319,6 @@ def open_store(config: TransportConfig, owner: Did, dispatch: Dispatch) -> Store
     """
     assert config.store is not None
     return SqliteStore(config.store, owner, limits=limits_of(config), dispatch=dispatch)
-
-
-def copy_of(letter: DeadLetter) -> OutgoingMessage:
-    """Return a new message with the payload of a dead letter, without a deadline."""
-    terms = SendOptions(
-        letter.recipient,
-        letter.priority,
-        payload_type=letter.payload_type,
-        subject=letter.subject.encode(),
-    )
-    terms.has_store = True
-    (message_id,) = new_ids(1)
-    return OutgoingMessage(terms, message_id, letter.payload)
 
 
 def export(store: Store, identity: Identity, path: str | os.PathLike[str]) -> int:

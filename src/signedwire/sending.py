@@ -24,6 +24,7 @@ from signedwire.arguments import (
     priority_of,
     shown,
 )
+from signedwire.delivery.message_restorer import copy_of
 from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.peer_sender import PeerSender
 from signedwire.delivery.receipt import Receipt, future_waker, state_to_wait_for
@@ -100,22 +101,10 @@ class Sending:
         """Send the content of a dead letter, which is removed once the message is stored.
 
         Raises:
-            ValueError: the letter is a request or a reply, for which nobody waits any more.
+            StoreError: nobody waits for the letter any more; see `copy_of()`.
         """
-        if letter.kind in (Kind.REQUEST, Kind.REPLY):
-            raise ValueError(
-                f"dead letter {letter.id} is a {letter.kind.name.lower()}: nobody waits for it any "
-                "more. Send a new request, or drop it with node.dead.drop()"
-            )
-        (message,) = self.messages(
-            letter.recipient,
-            letter.priority,
-            letter.payload_type,
-            None,
-            (letter.payload,),
-            subject=letter.subject,
-            kind=letter.kind,
-        )
+        message = copy_of(letter)
+        message.options.home = self._core.runtime.home
         return await self.send(message, DeliveryState.PERSISTED, replaces=(letter.id,))
 
     async def send_many(

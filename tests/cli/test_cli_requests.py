@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from clikit import LIMIT, Process, isolate, run
 
-from signedwire import Identity, Message, TransportConfig
+from signedwire import Identity, Message, MessageRefusedError, RoutingTable, TransportConfig
 from signedwire.sync import Node
 
 PYTHON = sys.executable
@@ -154,3 +154,19 @@ class TestAnswer:
         ):
             done = run("answer", "x", "--exec", words)
             assert (done.exit_code, text in done.stderr) == (2, True)
+
+
+def test_a_dead_request_is_not_sent_again(tmp_path: Path, robot: Node) -> None:
+    robot.serve("x", lambda message: message.nack("refused", "no"))
+    key, store = str(tmp_path / "key.pem"), str(tmp_path / "a.db")
+    assert run("id", "new", key).exit_code == 0
+    config = TransportConfig(listen=None)
+    with Node(
+        Identity.load(key), config, RoutingTable({robot.did: robot.address}), store=store
+    ) as a:
+        with pytest.raises(MessageRefusedError):
+            a.request(robot.did, subject="x", durable=True)
+        (letter,) = a.dead.list()
+    done = run("dead", "retry", str(letter.id), "--store", store, "--identity", key)
+    assert (done.exit_code, "is a request, and nobody waits" in done.stderr) == (9, True)
+    assert run("dead", "list", "--store", store, "--identity", key).stdout.strip()

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from signedwire.delivery.message_restorer import copy_of
 from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.send_options import SendOptions
 from signedwire.delivery.store import DeadLetter, Marks, OutgoingRow, SqliteStore
@@ -18,7 +19,7 @@ from signedwire.errors import (
     StoreFullError,
     StoreOpenError,
 )
-from signedwire.outbox import copy_of, export
+from signedwire.outbox import export
 from signedwire.types import Priority, Reason
 from signedwire.wire.session import BatchReceived
 
@@ -183,7 +184,8 @@ def _look(store: SqliteStore) -> None:
         assert store.show(row.id).result() == row
     for letter in letters:
         _read(letter)
-        copy_of(letter)
+        with contextlib.suppress(StoreError):  # a request
+            copy_of(letter)
     for incoming in unacked:
         repr(incoming.envelope)
         assert incoming.expires_at_us is None or incoming.expires_at_us > 0

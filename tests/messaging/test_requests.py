@@ -22,6 +22,7 @@ from signedwire import (
     Priority,
     Reason,
     SignedEnvelope,
+    StoreError,
     UnknownPeerError,
 )
 from signedwire.delivery.message import IncomingMessage, Message
@@ -586,5 +587,5 @@ async def test_a_dead_request_is_not_sent_again(tmp_path: Path) -> None:
             with pytest.raises(MessageRefusedError):
                 await alice.request(bob.did, subject="x", durable=True)
         (letter,) = await alice.dead.list()
-        with pytest.raises(ValueError, match="is a request: nobody waits"):
+        with pytest.raises(StoreError, match="is a request, and nobody waits"):
             await alice.dead.retry(letter.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,13 +86,17 @@ async def test_many_echoes_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     count = 50
     async with Net("memory").pair() as (alice, bob):
         await warm(alice, bob)
+        quick = 0
         with signatures(monkeypatch) as found:
             for number in range(count):
+                began = time.perf_counter()
                 receipt, _, answered, reply = await echo(alice, bob, b"%d" % number)
+                # A receipt does not wait for a reply that takes over 5 ms.
+                quick += time.perf_counter() - began < 0.004
                 assert verify_receipt(receipt.proof()).envelope.payload == b"%d" % number
                 assert verify_receipt(answered.proof()).envelope.body == reply.envelope.body
     joined = found.count(Label.JOINT)
-    assert joined > 0.8 * count  # a receipt does not wait for a reply that takes over 5 ms
+    assert joined >= max(quick, 1)
     assert len(found) == 3 * joined + 4 * (count - joined)
 
 

@@ -25,8 +25,8 @@ from signedwire.cli.stored_messages import (
     recipient_of,
     selected,
 )
+from signedwire.delivery.message_restorer import copy_of
 from signedwire.delivery.store import DeadLetter, Store
-from signedwire.outbox import copy_of
 from signedwire.types import Did
 
 __all__ = ["drop", "list_letters", "retry", "show"]
@@ -67,10 +67,10 @@ def retry(options: DeadRetryOptions) -> int:
     """Put the payloads of dead letters back into the outbox, as new messages."""
     with opened(options) as (store, _):
         selection = selected(options, store, _letters, _letter)
-        for number in selection.ids:
-            letter = _letter(store, number)
-            assert letter is not None  # no other process has the store open
-            commit(store, store.put, letter.recipient, [copy_of(letter)], replaces=[number])
+        letters = [letter for number in selection.ids if (letter := _letter(store, number))]
+        copies = [copy_of(letter) for letter in letters]  # first, as one may be a request
+        for letter, copy in zip(letters, copies, strict=True):
+            commit(store, store.put, letter.recipient, [copy], replaces=[letter.id])
     return print_result(options, selection, "put back into the outbox:")
 
 

@@ -18,7 +18,9 @@ __all__ = [
     "late_by_the_peer",
 ]
 
-NEEDS_STORE: Final = "until='persisted' needs a store: Node(identity, store=\"node.db\")"
+NEEDS_STORE: Final = (
+    "until='persisted' needs a store: Node(identity, store=\"node.db\"), and a durable message"
+)
 HOW_TO_UNDENY: Final = (
     "node.access.undeny(did) ends a denial made at run time; for others, change `deny`, the allow "
     "lists or the access file"

@@ -5,7 +5,8 @@
     publication    the subscription of its subject
     control        the subscribers of this node
 
-What nobody takes goes to the inbox, and `Node.receive()` returns it, but for control messages.
+A message that is not taken goes to the inbox, and `Node.receive()` returns it. Control messages
+are always taken.
 """
 
 from __future__ import annotations

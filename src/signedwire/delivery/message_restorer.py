@@ -1,4 +1,4 @@
-"""Makes messages of the rows that were read from a store."""
+"""Makes messages of the rows that were read from a store, and of dead letters."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from signedwire.delivery.backlog_cursor import BacklogCursor
 from signedwire.delivery.deadlines import instant_of, is_relative, moved
 from signedwire.delivery.outgoing_message import OutgoingMessage
 from signedwire.delivery.ports import MessageQueue
-from signedwire.delivery.send_options import SendOptions
-from signedwire.delivery.store import OutgoingRow, Store
-from signedwire.types import DeliveryState, Did, Priority, Reason
+from signedwire.delivery.send_options import SendOptions, new_ids
+from signedwire.delivery.store import DeadLetter, OutgoingRow, Store
+from signedwire.errors import StoreError
+from signedwire.types import DeliveryState, Did, Kind, Priority, Reason
 from signedwire.wire.header import V2_START, expiry_of, message_id_of, parties_of
 
-__all__ = ["MessageRestorer"]
+__all__ = ["MessageRestorer", "copy_of"]
 
 
 class MessageRestorer:
@@ -113,3 +114,27 @@ def _message_of(row: OutgoingRow) -> OutgoingMessage:
     message = OutgoingMessage(options, message_id_of(row.body))
     message.transition(DeliveryState.PERSISTED, row.queued_at_us)
     return message
+
+
+def copy_of(letter: DeadLetter) -> OutgoingMessage:
+    """Return a new message with the payload of a dead letter, without a deadline.
+
+    Raises:
+        StoreError: the letter is a request or a reply, which nobody waits for any more.
+    """
+    if letter.kind in (Kind.REQUEST, Kind.REPLY):
+        raise StoreError(
+            f"dead letter {letter.id} is a {letter.kind.name.lower()}, and nobody waits for it any "
+            "more; it was not sent",
+            "Send a new request, or drop the letter",
+        )
+    options = SendOptions(
+        letter.recipient,
+        letter.priority,
+        payload_type=letter.payload_type,
+        subject=letter.subject.encode(),
+        kind=letter.kind,
+    )
+    options.has_store = True
+    (message_id,) = new_ids(1)
+    return OutgoingMessage(options, message_id, letter.payload)

@@ -285,7 +285,3 @@ class NodeCore:
         """Return the state of the pool now. Any thread."""
         pool = self.dialers.slots.pool
         return PoolStats(active=pool.active, limit=pool.limit)
-
-
-def _nothing() -> None:
-    """Do nothing."""
